@@ -1,0 +1,1 @@
+//! The commands: what the user typed, parsed, checked and carried out.

@@ -1,0 +1,1 @@
+//! What the user configured: flags over environment over file over defaults.

@@ -1,0 +1,1 @@
+//! The control socket: how the commands talk to a running node.

@@ -1,0 +1,1 @@
+//! The thin adapter between the kernel, through `fuser`, and [`crate::fs`].

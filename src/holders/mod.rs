@@ -1,0 +1,1 @@
+//! Who has what: peers, their standing, have-queries.

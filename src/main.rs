@@ -1,0 +1,3 @@
+//! The `byhash` program.
+
+fn main() {}

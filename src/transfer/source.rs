@@ -1,0 +1,108 @@
+//! What the layers above see of the engine: blobs that can be sized and read.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{BlobRange, ContentHash, PeerId};
+
+/// A boxed future that may move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How urgent a read is; the first is the most urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Somebody waits for these bytes now.
+    Foreground,
+    /// Somebody will probably want them soon.
+    ReadAhead,
+    /// Asked for ahead of any reader.
+    Prefetch,
+}
+
+/// Why bytes could not be had. Each variant is told apart by users (errno, exit message).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// Every reachable peer said that it has none, and at least one was reachable.
+    #[error("no reachable peer has it")]
+    NotFound,
+    /// No peer could be reached (or none is configured).
+    #[error("no peer that could have it can be reached")]
+    Unreachable,
+    /// Holders were reached but sent nothing in time.
+    #[error("its holders fell silent")]
+    TimedOut,
+    /// Only bytes that do not match the hash were to be had.
+    #[error("only wrong bytes were to be had")]
+    WrongBytes,
+    /// The node is shutting down, or the transfer was cancelled.
+    #[error("the transfer was cancelled")]
+    Cancelled,
+}
+
+/// How much of a blob is on this node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlobState {
+    /// None of it.
+    Absent,
+    /// Some verified groups.
+    Partial,
+    /// All of it.
+    Complete,
+}
+
+/// Room on the cache's disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SpaceUsage {
+    /// What the cache may hold.
+    pub capacity: u64,
+    /// What it holds now.
+    pub used: u64,
+    /// What could still be written: within the cap and on the file system.
+    pub available: u64,
+    /// How many blobs it holds, partial ones included.
+    pub blobs: u64,
+}
+
+/// Where blobs come from: the engine, or a stand-in in tests. No method blocks its thread.
+pub trait BlobSource: Send + Sync + 'static {
+    /// The size of `hash` if it is already proven here, without network or waiting.
+    fn known_size(&self, hash: &ContentHash) -> Option<u64>;
+
+    /// Proves the size of `hash`, asking peers if need be. The caller sets the deadline by
+    /// dropping the future; the work then stops unless somebody else waits for it too.
+    fn size(&self, hash: ContentHash) -> BoxFuture<'_, Result<u64, FetchError>>;
+
+    /// A reader of `hash`, whose proven size is `size`. Does not touch the network. While it
+    /// lives, what it has read or will read stays readable whatever the cache evicts.
+    fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader>;
+
+    /// How much of `hash` is held here.
+    fn state(&self, hash: &ContentHash) -> BlobState;
+
+    /// The peers that said they hold `hash`, as far as this node remembers. No network.
+    fn known_holders(&self, hash: &ContentHash) -> Vec<PeerId>;
+
+    /// Up to `limit` complete blobs held here, in the order of their hashes, beginning after
+    /// `after`: hash and size in bytes. No network.
+    fn complete_blobs(&self, after: Option<ContentHash>, limit: usize) -> Vec<(ContentHash, u64)>;
+
+    /// The cache's figures. No network.
+    fn usage(&self) -> SpaceUsage;
+}
+
+/// An open blob.
+pub trait BlobReader: Send + Sync + 'static {
+    /// The proven size in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads the bytes of `range` (clipped to the size): all of them verified, none missing.
+    /// Dropping the future withdraws the wish.
+    fn read(&self, range: BlobRange, priority: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>>;
+
+    /// Starts fetching what is missing of `range` and returns at once. A hint: it may do less.
+    fn prefetch(&self, range: BlobRange);
+}

@@ -1,0 +1,1 @@
+//! Authenticated lanes to peers.

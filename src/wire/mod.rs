@@ -1,0 +1,1 @@
+//! The protocol: frames, explicit numbers, sizes and limits. No I/O.
