@@ -162,6 +162,10 @@ mod tests {
     use super::super::{build_outboard, with_last_group};
     use super::*;
 
+    fn one(range: Range<u64>) -> Vec<Range<u64>> {
+        vec![range]
+    }
+
     fn content(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i % 251) as u8).collect()
     }
@@ -224,9 +228,9 @@ mod tests {
                 .finalize_non_root()
         };
         let node = [half(0), half(1)].concat();
-        let proof = Proof::verify(&root, 2 * GROUP_LEN, &[0..2], node).unwrap();
+        let proof = Proof::verify(&root, 2 * GROUP_LEN, &one(0..2), node).unwrap();
         assert_eq!(proof.check_group(1, &content), Err(VerifyError::Group { group: 1 }));
-        let short = Proof::verify(&root, GROUP_LEN + 8192, &[0..2], proof.as_bytes().to_vec()).unwrap();
+        let short = Proof::verify(&root, GROUP_LEN + 8192, &one(0..2), proof.as_bytes().to_vec()).unwrap();
         assert_eq!(short.check_group(1, &content[8192..]), Err(VerifyError::Group { group: 1 }));
     }
 
@@ -237,11 +241,11 @@ mod tests {
         let verify = |size, ranges: &[Range<u64>], bytes: &[u8]| Proof::verify(&root, size, ranges, bytes.to_vec());
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = 2..1;
-        for ranges in [vec![], vec![1..1], vec![reversed], vec![1..2, 0..1], vec![0..2, 1..3], vec![0..4]] {
+        for ranges in [vec![], one(1..1), one(reversed), vec![1..2, 0..1], vec![0..2, 1..3], one(0..4)] {
             assert_eq!(verify(content.len() as u64, &ranges, &outboard).unwrap_err(), VerifyError::Ranges);
         }
-        assert_eq!(verify(MAX_BLOB_LEN + 1, &[0..1], &outboard).unwrap_err(), VerifyError::TooBig(MAX_BLOB_LEN + 1));
-        let proof = verify(content.len() as u64, &[0..1], &outboard).unwrap();
+        assert_eq!(verify(MAX_BLOB_LEN + 1, &one(0..1), &outboard).unwrap_err(), VerifyError::TooBig(MAX_BLOB_LEN + 1));
+        let proof = verify(content.len() as u64, &one(0..1), &outboard).unwrap();
         assert_eq!(proof.check_group(1, slice(&content, 1..2)), Err(VerifyError::Uncovered { group: 1 }));
         assert!(matches!(proof.check_group(0, &content[..100]), Err(VerifyError::GroupLength { .. })));
         assert!(matches!(
@@ -253,9 +257,9 @@ mod tests {
 
     #[test]
     fn the_empty_blob_is_one_group_of_nothing() {
-        let proof = Proof::verify(&ContentHash::EMPTY, 0, &[0..1], Vec::new()).unwrap();
+        let proof = Proof::verify(&ContentHash::EMPTY, 0, &one(0..1), Vec::new()).unwrap();
         assert_eq!(proof.check_groups(0, b""), Ok(()));
-        let wrong = Proof::verify(&ContentHash::of(b"x"), 0, &[0..1], Vec::new()).unwrap();
+        let wrong = Proof::verify(&ContentHash::of(b"x"), 0, &one(0..1), Vec::new()).unwrap();
         assert_eq!(wrong.check_group(0, b""), Err(VerifyError::Group { group: 0 }));
     }
 

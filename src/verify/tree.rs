@@ -40,7 +40,9 @@ pub fn bytes_of(size: u64, groups: &Range<u64>) -> BlobRange {
 /// the last group, as one range where they touch. `wanted` must not be empty nor reach beyond the end.
 pub fn with_last_group(size: u64, wanted: Range<u64>) -> Vec<Range<u64>> {
     let last = group_count(size) - 1;
-    if wanted.end >= last { vec![wanted.start..last + 1] } else { vec![wanted, last..last + 1] }
+    let touching = wanted.end >= last;
+    let first = if touching { wanted.start..last + 1 } else { wanted };
+    std::iter::once(first).chain((!touching).then_some(last..last + 1)).collect()
 }
 
 /// Adjacent nodes of an outboard.
