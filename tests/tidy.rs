@@ -6,8 +6,20 @@ use std::path::{Path, PathBuf};
 
 /// The layers, lowest first. A module may use those before it and itself.
 const LAYERS: &[&str] = &[
-    "ids", "metrics", "verify", "store", "wire", "transport", "holders", "transfer", "fs", "fuse", "config", "daemon",
-    "control", "cli",
+    "ids",
+    "metrics",
+    "verify",
+    "store",
+    "wire",
+    "transport",
+    "holders",
+    "transfer",
+    "fs",
+    "fuse",
+    "config",
+    "daemon",
+    "control",
+    "cli",
 ];
 
 /// The longest a source file may be, in lines, its tests included.

@@ -10,7 +10,7 @@ mod lanes;
 mod peer;
 mod survey;
 
-pub use lanes::{LaneKind, PooledLane};
+pub use lanes::{BULK_LANES, LaneKind, PooledLane, SMALL_LANES};
 pub use peer::{Peer, PeerSnapshot, PeerState};
 pub use survey::{Finding, Holders};
 

@@ -183,7 +183,7 @@ impl Peer {
             }
             Err(error) => {
                 let pause = jittered(standing.backoff);
-                standing.state = if error.is_refusal() { PeerState::Refused } else { PeerState::Unreachable };
+                standing.state = if is_refusal(error) { PeerState::Refused } else { PeerState::Unreachable };
                 let text = error.to_string();
                 if standing.last_error.as_ref() != Some(&text) {
                     tracing::warn!(peer = %self.spec, "cannot reach the peer: {text}");
@@ -305,4 +305,16 @@ fn jittered(pause: Duration) -> Duration {
     // Without randomness the pause is merely not jittered.
     let _ = getrandom::fill(&mut random);
     pause + pause.mul_f64(f64::from(random[0]) / 512.0)
+}
+
+/// Whether a peer that is there does not want us, or is not who it should be.
+fn is_refusal(error: &TransportError) -> bool {
+    matches!(
+        error,
+        TransportError::Refused { .. }
+            | TransportError::WrongKey { .. }
+            | TransportError::Unproven(_)
+            | TransportError::NoWayToTrust(_)
+            | TransportError::Myself
+    )
 }

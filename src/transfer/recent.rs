@@ -72,13 +72,6 @@ impl RecentSegments {
         let end = part.first + (part.bytes.len() as u64).div_ceil(GROUP_LEN);
         (part.first <= group && group < end).then(|| (part.first, part.bytes.clone()))
     }
-
-    /// Forgets everything.
-    pub fn clear(&self) {
-        let mut inner = self.inner.lock();
-        inner.segments.clear();
-        inner.pinned = 0;
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, ExchangeError};
 use crate::transfer::recent::SEGMENT_GROUPS;
 use crate::transfer::{FetchError, Priority};
-use crate::verify::{GROUP_LEN, group_count};
+use crate::verify::GROUP_LEN;
 use crate::wire::MAX_RANGE_LEN;
 
 /// Bytes asked for by the exchange that proves the size: small blobs come whole with it, and of a
@@ -243,11 +243,11 @@ impl Actor {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Size(_, size) => {
+            Event::Size(size) => {
                 self.shared.remember_size(self.hash, size);
                 self.note_size(size);
             }
-            Event::Segment(number, first, bytes) => {
+            Event::Segment { flight: number, first, bytes } => {
                 let groups = first..first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
                 self.waiters.deliver(first, &bytes);
                 self.ahead.remove(groups.clone());
@@ -259,12 +259,12 @@ impl Actor {
                 }
                 self.surveys = 0;
             }
-            Event::Stored(_, groups, _) => {
+            Event::Stored(groups) => {
                 self.load_blob();
                 self.landing.remove(groups.clone());
                 self.waiters.stored(&groups);
             }
-            Event::Ended(number, result) => {
+            Event::Ended { flight: number, result } => {
                 let Some(flight) = self.flights.remove(&number) else { return };
                 if let Err(error) = &result {
                     self.note_error(&flight, error);
@@ -471,7 +471,12 @@ impl Actor {
         let now = Instant::now();
         let tick = now + TICK;
         let retry = self.candidates.next_retry().filter(|at| *at > now);
-        [Some(tick), retry, self.survey_after].into_iter().flatten().min().unwrap_or(tick).max(now + Duration::from_millis(1))
+        [Some(tick), retry, self.survey_after]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(tick)
+            .max(now + Duration::from_millis(1))
     }
 }
 

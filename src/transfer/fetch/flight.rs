@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::waiters::slice_of_groups;
@@ -20,17 +20,17 @@ use crate::verify::{GROUP_LEN, Proof, group_count};
 /// Writes of one exchange under way at the same time: one to be filled while one is written.
 const MAX_WRITES: usize = 2;
 
-/// What an exchange reports to the fetch task. The first field is always the flight's number.
+/// What an exchange reports to the fetch task.
 #[derive(Debug)]
 pub(super) enum Event {
     /// The size is proven.
-    Size(u64, u64),
-    /// Verified whole groups from the given one on.
-    Segment(u64, u64, Bytes),
-    /// These groups are in the store, or (`false`) could not be written.
-    Stored(u64, Range<u64>, bool),
-    /// It is over, all its writes included.
-    Ended(u64, Result<(), ExchangeError>),
+    Size(u64),
+    /// Verified whole groups from `first` on have come with `flight`.
+    Segment { flight: u64, first: u64, bytes: Bytes },
+    /// These groups are in the store, or could not be written and never will be.
+    Stored(Range<u64>),
+    /// `flight` is over, all its writes included.
+    Ended { flight: u64, result: Result<(), ExchangeError> },
 }
 
 /// What the fetch task knows of an exchange.
@@ -96,7 +96,7 @@ pub(super) fn launch(
         }
         delivery.finish().await;
         drop(pending);
-        let _ = events.send(Event::Ended(number, result)).await;
+        let _ = events.send(Event::Ended { flight: number, result }).await;
     })
     .abort_handle();
     Flight {
@@ -147,7 +147,7 @@ impl Sink for Delivery {
             self.held_back.push((first, bytes));
             if last {
                 self.size_known = true;
-                let _ = self.events.send(Event::Size(self.number, size)).await;
+                let _ = self.events.send(Event::Size(size)).await;
                 for (first, bytes) in std::mem::take(&mut self.held_back) {
                     self.pass_on(first, bytes, &proof).await;
                 }
@@ -168,23 +168,23 @@ impl Delivery {
     async fn pass_on(&mut self, first: u64, bytes: Bytes, proof: &Arc<Proof>) {
         let groups = first..slice_end(first, &bytes);
         self.shared.recent.insert(self.ask.hash, first, bytes.clone());
-        let _ = self.events.send(Event::Segment(self.number, first, bytes.clone())).await;
+        let _ = self.events.send(Event::Segment { flight: self.number, first, bytes: bytes.clone() }).await;
         if matches!(self.blob, BlobChoice::Unasked) {
             self.blob = self.choose_blob(proof.size()).await;
         }
         let BlobChoice::Store(blob) = &self.blob else {
-            let _ = self.events.send(Event::Stored(self.number, groups, false)).await;
+            let _ = self.events.send(Event::Stored(groups)).await;
             return;
         };
         while self.writes.len() >= MAX_WRITES {
             self.writes.join_next().await;
         }
         let (blob, proof, shared) = (blob.clone(), proof.clone(), self.shared.clone());
-        let (number, events) = (self.number, self.events.clone());
-        let write: JoinHandle<bool> = tokio::task::spawn_blocking(move || write(&shared, &blob, first, &bytes, &proof));
+        let events = self.events.clone();
+        let write = tokio::task::spawn_blocking(move || write(&shared, &blob, first, &bytes, &proof));
         self.writes.spawn(async move {
-            let written = write.await.unwrap_or(false);
-            let _ = events.send(Event::Stored(number, groups, written)).await;
+            let _ = write.await;
+            let _ = events.send(Event::Stored(groups)).await;
         });
     }
 
@@ -207,18 +207,17 @@ impl Delivery {
     }
 }
 
-/// Writes those of the groups that the blob has not got. False if that failed.
-fn write(shared: &Shared, blob: &Blob, first: u64, bytes: &Bytes, proof: &Proof) -> bool {
+/// Writes those of the groups that the blob has not got.
+fn write(shared: &Shared, blob: &Blob, first: u64, bytes: &Bytes, proof: &Proof) {
     let was_complete = blob.is_complete();
     for missing in blob.missing(first..slice_end(first, bytes)) {
         let part = &bytes[slice_of_groups(blob.size(), first, &missing)];
         if let Err(error) = blob.write(missing.start, part, proof) {
             shared.note_store_failure(&error);
-            return false;
+            return;
         }
     }
     if !was_complete && blob.is_complete() {
         shared.metrics.fetched_blobs.inc();
     }
-    true
 }

@@ -15,5 +15,5 @@ mod candidates;
 mod flight;
 mod waiters;
 
-pub use actor::{Command, FIRST_LEN, spawn};
+pub use actor::{Command, spawn};
 pub use waiters::{Destination, Filled};

@@ -145,7 +145,11 @@ pub(super) fn slice_of_groups(size: u64, first: u64, groups: &Range<u64>) -> Ran
 mod tests {
     use super::*;
 
-    fn waiter(range: BlobRange, groups: Range<u64>, priority: Priority) -> (Waiter, oneshot::Receiver<Result<Filled, FetchError>>) {
+    fn waiter(
+        range: BlobRange,
+        groups: Range<u64>,
+        priority: Priority,
+    ) -> (Waiter, oneshot::Receiver<Result<Filled, FetchError>>) {
         let (reply, answer) = oneshot::channel();
         let left = RangeSet::from_iter([groups]);
         (Waiter { destination: Some(Destination::new(range)), left, priority, reply }, answer)

@@ -55,7 +55,10 @@ impl Server {
             next = rest.next().map(|piece| read(&reply.blob, piece));
             self.write(lane, &bytes).await?;
         }
-        timeout(SEND_DEADLINE, lane.flush()).await.map_err(|_| ServeError::Stuck)?.map_err(|e| ServeError::Lane(e.into()))?;
+        timeout(SEND_DEADLINE, lane.flush())
+            .await
+            .map_err(|_| ServeError::Stuck)?
+            .map_err(|e| ServeError::Lane(e.into()))?;
         self.metrics.served_exchanges.inc();
         Ok(())
     }

@@ -55,8 +55,9 @@ impl Server {
 
     /// Serves the lanes that `acceptor` brings until `shutdown` becomes true; then lets what is
     /// under way end, for a bounded time.
-    pub async fn run(self: Arc<Self>, mut acceptor: impl Acceptor, mut shutdown: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, mut acceptor: impl Acceptor, shutdown: watch::Receiver<bool>) {
         let mut lanes = JoinSet::new();
+        let mut stop = shutdown.clone();
         loop {
             tokio::select! {
                 lane = acceptor.accept(), if lanes.len() < MAX_LANES => match lane {
@@ -70,7 +71,7 @@ impl Server {
                     }
                 },
                 Some(ended) = lanes.join_next() => note_end(ended),
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                _ = stop.wait_for(|stop| *stop) => break,
             }
         }
         drop(acceptor);
