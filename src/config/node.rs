@@ -1,0 +1,206 @@
+//! The validated configuration of a node.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use super::layers::{Layers, Origin, absolute};
+use super::{ConfigError, StateDir};
+use crate::ids::{PeerId, PeerSpec};
+
+/// Where a node listens unless told otherwise: every IPv4 address, port 7117.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 7117));
+
+/// The cache's size unless told otherwise, in bytes (10 GiB): room for a toolchain and a few
+/// large models, and a small part of any disk that such things are used on.
+pub const DEFAULT_CACHE_SIZE: u64 = 10 << 30;
+
+/// The smallest cache, in bytes (64 MiB): below it the largest exchanges of a few readers (16 MiB
+/// each) would evict one another.
+pub const MIN_CACHE_SIZE: u64 = 64 << 20;
+
+/// The largest cache, in bytes (1 EiB): sums of a few such sizes still fit in 64 bits.
+pub const MAX_CACHE_SIZE: u64 = 1 << 60;
+
+const _: () = assert!(MIN_CACHE_SIZE <= DEFAULT_CACHE_SIZE && DEFAULT_CACHE_SIZE <= MAX_CACHE_SIZE);
+const _: () = assert!(MAX_CACHE_SIZE <= u64::MAX / 8);
+
+/// What a node is told at its start. Everything in it has been checked as far as words can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Key, cache and control socket lie here.
+    pub state: StateDir,
+    /// Where to listen; port 0 means any free one.
+    pub listen: SocketAddr,
+    /// Peers to ask. One without an id is here only if `secret_file` is set.
+    pub peers: Vec<PeerSpec>,
+    /// Nodes that may connect.
+    pub allow: Vec<PeerId>,
+    /// The network secret's file, absolute; not read yet.
+    pub secret_file: Option<PathBuf>,
+    /// Whether any authenticated key may connect.
+    pub open: bool,
+    /// What the cache may hold on disk, in bytes, [`MIN_CACHE_SIZE`] to [`MAX_CACHE_SIZE`].
+    pub cache_size: u64,
+}
+
+impl Layers {
+    /// Checks everything and composes a node's configuration.
+    pub fn node(&self) -> Result<NodeConfig, ConfigError> {
+        let listen = match self.pick(|raw| raw.listen.as_ref()) {
+            Some((origin, text)) => parse_listen(text).map_err(|reason| value(origin, "listen", reason))?,
+            None => DEFAULT_LISTEN,
+        };
+        let peers = match self.pick(|raw| raw.peer.as_ref()) {
+            Some((origin, specs)) => parse_all::<PeerSpec>(origin, "peer", specs)?,
+            None => Vec::new(),
+        };
+        let allow = match self.pick(|raw| raw.allow.as_ref()) {
+            Some((origin, ids)) => parse_all::<PeerId>(origin, "allow", ids)?,
+            None => Vec::new(),
+        };
+        let secret_file = match self.pick(|raw| raw.secret_file.as_ref()) {
+            Some((origin, path)) => Some(absolute(origin, "secret-file", path)?),
+            None => None,
+        };
+        if secret_file.is_none()
+            && let Some(peer) = peers.iter().find(|peer| peer.id.is_none())
+            && let Some((origin, _)) = self.pick(|raw| raw.peer.as_ref())
+        {
+            let reason =
+                format!("'{peer}' has no id, and no secret vouches for it: write <id>@{peer} or give --secret-file");
+            return Err(value(origin, "peer", reason));
+        }
+        Ok(NodeConfig {
+            state: self.state()?,
+            listen,
+            peers,
+            allow,
+            secret_file,
+            open: self.pick(|raw| raw.open.as_ref()).is_some_and(|(_, open)| *open),
+            cache_size: self.cache_size()?,
+        })
+    }
+
+    /// What the cache may hold on disk, in bytes.
+    pub fn cache_size(&self) -> Result<u64, ConfigError> {
+        match self.pick(|raw| raw.cache_size.as_ref()) {
+            Some((origin, text)) => parse_size(text).map_err(|reason| value(origin, "cache-size", reason)),
+            None => Ok(DEFAULT_CACHE_SIZE),
+        }
+    }
+}
+
+fn value(origin: &Origin, key: &str, reason: String) -> ConfigError {
+    ConfigError::Value { place: origin.place(key), reason }
+}
+
+fn parse_all<T>(origin: &Origin, key: &str, texts: &[String]) -> Result<Vec<T>, ConfigError>
+where
+    T: std::str::FromStr<Err = crate::ids::ParseIdError>,
+{
+    texts.iter().map(|text| text.parse().map_err(|error| value(origin, key, format!("{error}")))).collect()
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let wanted =
+        || format!("'{text}' is not an address: IP:PORT is wanted, for instance {DEFAULT_LISTEN} or [::]:7117");
+    text.parse().map_err(|_| wanted())
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let size = text
+        .parse::<bytesize::ByteSize>()
+        .map_err(|_| format!("'{text}' is not a size: for instance 20G or 500MiB is wanted"))?
+        .as_u64();
+    if size < MIN_CACHE_SIZE {
+        return Err(format!("'{text}' is too small: at least 64MiB is wanted"));
+    }
+    if size > MAX_CACHE_SIZE {
+        return Err(format!("'{text}' is too large: at most 1EiB is wanted"));
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{RawConfig, Surroundings};
+
+    fn node(flags: RawConfig) -> Result<NodeConfig, ConfigError> {
+        let around = Surroundings { var: &|_| None, root: true, system_file: Path::new("/nonexistent/byhash.toml") };
+        Layers::load(flags, None, &around)?.node()
+    }
+
+    fn refused(flags: RawConfig, words: &[&str]) {
+        let error = node(flags).unwrap_err();
+        assert!(error.is_misuse());
+        for word in words {
+            assert!(error.to_string().contains(word), "{error}: {word} is missing");
+        }
+    }
+
+    #[test]
+    fn nothing_given_means_the_defaults_and_nobody_in() {
+        let config = node(RawConfig::default()).unwrap();
+        assert_eq!(config.listen, DEFAULT_LISTEN);
+        assert_eq!(config.cache_size, DEFAULT_CACHE_SIZE);
+        assert!(config.peers.is_empty() && config.allow.is_empty() && !config.open);
+        assert_eq!(config.secret_file, None);
+    }
+
+    #[test]
+    fn all_that_is_given_arrives() {
+        let id = PeerId::from_bytes([7; 32]);
+        let config = node(RawConfig {
+            state: Some("/s".into()),
+            listen: Some("[::1]:0".into()),
+            peer: Some(vec![format!("{id}@h:1"), "other:2".into()]),
+            allow: Some(vec![id.to_string()]),
+            secret_file: Some("relative".into()),
+            open: Some(true),
+            cache_size: Some("1.5GiB".into()),
+        })
+        .unwrap();
+        assert_eq!(config.listen, "[::1]:0".parse().unwrap());
+        assert_eq!(config.peers[0].id, Some(id));
+        assert_eq!(config.allow, [id]);
+        assert!(config.secret_file.unwrap().is_absolute());
+        assert!(config.open);
+        assert_eq!(config.cache_size, 3 << 29);
+    }
+
+    #[test]
+    fn bad_values_are_named_with_their_flag() {
+        let listen = |text: &str| RawConfig { listen: Some(text.into()), ..RawConfig::default() };
+        refused(listen("nowhere"), &["--listen", "'nowhere'"]);
+        let peer = |text: &str| RawConfig { peer: Some(vec![text.into()]), ..RawConfig::default() };
+        refused(peer("h"), &["--peer", "'h'"]);
+        refused(peer("beef@h:1"), &["--peer", "'beef'"]);
+        refused(peer("h:1"), &["--peer", "'h:1'", "--secret-file"]);
+        let allow = RawConfig { allow: Some(vec!["me".into()]), ..RawConfig::default() };
+        refused(allow, &["--allow", "'me'"]);
+    }
+
+    #[test]
+    fn sizes_have_a_least_and_a_most() {
+        let size = |text: &str| RawConfig { cache_size: Some(text.into()), ..RawConfig::default() };
+        assert_eq!(node(size("20G")).unwrap().cache_size, 20_000_000_000);
+        assert_eq!(node(size("64MiB")).unwrap().cache_size, MIN_CACHE_SIZE);
+        refused(size("63MiB"), &["--cache-size", "'63MiB'", "64MiB"]);
+        for bad in ["", "big", "-1G", "20X", "9999999999999T"] {
+            refused(size(bad), &["--cache-size", &format!("'{bad}'")]);
+        }
+    }
+
+    #[test]
+    fn a_value_in_the_file_is_named_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("byhash.toml");
+        std::fs::write(&file, "allow = ['me']").unwrap();
+        let around = Surroundings { var: &|_| None, root: true, system_file: &file };
+        let error = Layers::load(RawConfig::default(), None, &around).unwrap().node().unwrap_err().to_string();
+        assert!(error.contains(file.to_str().unwrap()) && error.contains("'me'"), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What the user typed, before anybody looked at it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::ConfigError;
+
+/// The settings of one place: the command line, the environment or a file. Field names are the
+/// keys of the file (kebab-case) and the long flags; `BYHASH_` and the upper-case name is the
+/// environment variable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawConfig {
+    /// The state directory.
+    pub state: Option<PathBuf>,
+    /// `IP:PORT` to listen on.
+    pub listen: Option<String>,
+    /// Peers, `[ID@]HOST:PORT` each.
+    pub peer: Option<Vec<String>>,
+    /// Ids of nodes that may connect.
+    pub allow: Option<Vec<String>>,
+    /// The file with the network secret.
+    pub secret_file: Option<PathBuf>,
+    /// Whether any authenticated key may connect.
+    pub open: Option<bool>,
+    /// The cache's size, as `20G` or `20GiB`.
+    pub cache_size: Option<String>,
+}
+
+impl RawConfig {
+    /// The settings in `BYHASH_*` variables, as `var` gives them. An empty variable counts as
+    /// unset; items of a list are separated by commas or white space.
+    pub fn from_environment(var: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let path = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let text = |name: &str| match var(name).filter(|value| !value.is_empty()) {
+            None => Ok(None),
+            Some(value) => value.into_string().map(Some).map_err(|value| ConfigError::Value {
+                place: name.to_owned(),
+                reason: format!("'{}' is not UTF-8", value.to_string_lossy()),
+            }),
+        };
+        let list = |name| {
+            let split = |value: String| {
+                value.split([',', ' ', '\t', '\n']).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+            };
+            text(name).map(|value| value.map(split))
+        };
+        let open = match text("BYHASH_OPEN")?.as_deref() {
+            None => None,
+            Some("1" | "true" | "yes") => Some(true),
+            Some("0" | "false" | "no") => Some(false),
+            Some(other) => {
+                let reason = format!("'{other}' is neither 'true' nor 'false'");
+                return Err(ConfigError::Value { place: "BYHASH_OPEN".to_owned(), reason });
+            }
+        };
+        Ok(Self {
+            state: path("BYHASH_STATE"),
+            listen: text("BYHASH_LISTEN")?,
+            peer: list("BYHASH_PEER")?,
+            allow: list("BYHASH_ALLOW")?,
+            secret_file: path("BYHASH_SECRET_FILE"),
+            open,
+            cache_size: text("BYHASH_CACHE_SIZE")?,
+        })
+    }
+
+    /// The settings in the TOML file at `path`. Relative paths in it start at its directory.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::FileUnreadable { path: path.to_owned(), source })?;
+        let mut raw: Self = toml::from_str(&text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+            let reason = error.message().trim().replace('\n', ", ");
+            ConfigError::FileInvalid { path: path.to_owned(), line, reason }
+        })?;
+        let home = path.parent().unwrap_or(Path::new(""));
+        for relative in [&mut raw.state, &mut raw.secret_file].into_iter().flatten() {
+            *relative = home.join(&*relative);
+        }
+        Ok(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<RawConfig, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("byhash.toml");
+        std::fs::write(&path, text).unwrap();
+        RawConfig::from_file(&path)
+    }
+
+    #[test]
+    fn a_file_is_read_and_its_paths_start_where_it_lies() {
+        let raw = file("peer = ['h:1']\nopen = true\ncache-size = '1G'\nsecret-file = 'secret'\nstate = '/s'").unwrap();
+        assert_eq!(raw.peer.unwrap(), ["h:1"]);
+        assert_eq!(raw.open, Some(true));
+        assert_eq!(raw.cache_size.unwrap(), "1G");
+        assert_eq!(raw.state.unwrap(), Path::new("/s"));
+        assert!(raw.secret_file.unwrap().is_absolute());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_file_and_line() {
+        let error = file("open = true\n\npears = ['h:1']\n").unwrap_err().to_string();
+        assert!(error.contains("byhash.toml:3: ") && error.contains("pears"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_and_broken_toml_are_named_with_the_line() {
+        let error = file("\nopen = 'x'\n").unwrap_err().to_string();
+        assert!(error.contains("byhash.toml:2: "), "{error}");
+        let error = file("open = true\nlisten = \n").unwrap_err().to_string();
+        assert!(error.contains("byhash.toml:2: "), "{error}");
+    }
+
+    #[test]
+    fn environment_lists_are_split_and_an_empty_variable_is_unset() {
+        let var = |name: &str| match name {
+            "BYHASH_PEER" => Some("a:1, b:2 c:3".into()),
+            "BYHASH_LISTEN" => Some("".into()),
+            "BYHASH_OPEN" => Some("no".into()),
+            _ => None,
+        };
+        let raw = RawConfig::from_environment(&var).unwrap();
+        assert_eq!(raw.peer.unwrap(), ["a:1", "b:2", "c:3"]);
+        assert_eq!(raw.listen, None);
+        assert_eq!(raw.open, Some(false));
+    }
+
+    #[test]
+    fn an_environment_switch_that_is_neither_is_named() {
+        let var = |name: &str| (name == "BYHASH_OPEN").then(|| "perhaps".into());
+        let error = RawConfig::from_environment(&var).unwrap_err().to_string();
+        assert!(error.contains("BYHASH_OPEN") && error.contains("perhaps"), "{error}");
+    }
+}

@@ -1,0 +1,80 @@
+//! The directory that is a node: its key, its cache, its control socket.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::ConfigError;
+
+/// A node's state directory, mode 0700, and what lies where in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The directory at `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The node's private key, PEM.
+    pub fn key(&self) -> PathBuf {
+        self.0.join("key.pem")
+    }
+
+    /// The store's directory.
+    pub fn cache(&self) -> PathBuf {
+        self.0.join("cache")
+    }
+
+    /// The socket by which commands talk to the running node.
+    pub fn control_socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
+    /// What a node in the background logs to.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// Makes the directory (mode 0700) and its parents unless it exists. An existing one keeps
+    /// its mode: it may be a mount or a directory that a service manager made.
+    pub fn create(&self) -> Result<(), ConfigError> {
+        let failed = |what| {
+            let path = self.0.clone();
+            move |source| ConfigError::StateDir { path, what, source }
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(failed("made"))?;
+        std::fs::read_dir(&self.0).map(drop).map_err(failed("used"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn it_is_made_for_its_owner_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = StateDir::new(parent.path().join("a/b"));
+        state.create().unwrap();
+        state.create().unwrap();
+        let mode = std::fs::metadata(state.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let error = StateDir::new(&path).create().unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        assert!(!error.is_misuse());
+    }
+}

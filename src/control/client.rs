@@ -1,0 +1,105 @@
+//! The commands' side of the control socket.
+
+use std::path::Path;
+
+use tokio::net::UnixStream;
+
+use super::frame::{Frame, read_frame, write_message};
+use super::{ControlError, Request, Response, StagedBlob};
+use crate::daemon::status::{NodeStatus, PeerStatus};
+use crate::ids::ContentHash;
+
+/// A connection to a running node.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects to the node whose control socket is `path`; `None` if no node runs there.
+    pub async fn connect(path: &Path) -> Result<Option<Self>, ControlError> {
+        match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Some(Self { stream })),
+            Err(error) => match error.kind() {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(ControlError::Socket { path: path.to_owned(), what: "reached", source: error }),
+            },
+        }
+    }
+
+    /// How the node is.
+    pub async fn status(&mut self) -> Result<NodeStatus, ControlError> {
+        match self.ask(&Request::Status).await? {
+            Response::Status(status) => Ok(*status),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// How its peers are.
+    pub async fn peers(&mut self) -> Result<Vec<PeerStatus>, ControlError> {
+        match self.ask(&Request::Peers).await? {
+            Response::Peers { peers } => Ok(peers),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// Hands a staged blob over; it is in the store, durably, when this returns.
+    pub async fn adopt(&mut self, blob: StagedBlob) -> Result<(), ControlError> {
+        match self.ask(&Request::Adopt(blob)).await? {
+            Response::Adopted => Ok(()),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// Asks for a blob. The stream must be read to its end before another question.
+    pub async fn get(&mut self, hash: ContentHash) -> Result<BlobStream<'_>, ControlError> {
+        match self.ask(&Request::Get { hash }).await? {
+            Response::Blob { size } => Ok(BlobStream { stream: &mut self.stream, size, left: Some(size) }),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Response, ControlError> {
+        write_message(&mut self.stream, request).await?;
+        match read_frame(&mut self.stream).await?.ok_or(ControlError::Ended)? {
+            Frame::Message(message) => match serde_json::from_slice(&message)? {
+                Response::Error(failure) => Err(failure.into()),
+                response => Ok(response),
+            },
+            Frame::Data(_) | Frame::End => Err(ControlError::OutOfPlace),
+        }
+    }
+}
+
+/// A blob on its way from the node.
+#[derive(Debug)]
+pub struct BlobStream<'a> {
+    stream: &'a mut UnixStream,
+    size: u64,
+    /// Bytes still to come; `None` after the end or an error.
+    left: Option<u64>,
+}
+
+impl BlobStream<'_> {
+    /// The blob's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next bytes; `None` once all of them have come.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+        let Some(left) = self.left.take() else { return Ok(None) };
+        match read_frame(self.stream).await?.ok_or(ControlError::Ended)? {
+            Frame::Data(bytes) => {
+                self.left = Some(left.checked_sub(bytes.len() as u64).ok_or(ControlError::OutOfPlace)?);
+                Ok(Some(bytes))
+            }
+            Frame::End if left == 0 => Ok(None),
+            Frame::End => Err(ControlError::Ended),
+            Frame::Message(message) => match serde_json::from_slice(&message)? {
+                Response::Error(failure) => Err(failure.into()),
+                _ => Err(ControlError::OutOfPlace),
+            },
+        }
+    }
+}

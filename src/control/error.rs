@@ -1,0 +1,52 @@
+//! What can go wrong on the control socket.
+
+use std::path::PathBuf;
+
+use super::message::Failure;
+
+/// Why a conversation over the control socket failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket cannot be made or reached.
+    #[error("the control socket {} cannot be {what}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// `made` or `reached`.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process answers on the socket.
+    #[error("another node already answers on {}", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The connection broke.
+    #[error("the connection to the node broke: {0}")]
+    Broken(#[from] std::io::Error),
+    /// The connection ended inside an answer.
+    #[error("the node ended before it had answered")]
+    Ended,
+    /// A frame of a kind that does not exist.
+    #[error("a control frame has the unknown kind {0}")]
+    UnknownFrame(u8),
+    /// A frame longer than its kind may be.
+    #[error("a control frame of {len} bytes is longer than the {limit} that its kind may have")]
+    FrameTooLong {
+        /// Its claimed length in bytes.
+        len: u64,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A message that is not what it should be.
+    #[error("a control message is not valid (is the node of another version?): {0}")]
+    Message(#[from] serde_json::Error),
+    /// A valid frame or message at a wrong place.
+    #[error("the node gave an answer to another question (is it of another version?)")]
+    OutOfPlace,
+    /// The node answered that it could not do what was asked.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+}

@@ -1,0 +1,141 @@
+//! What commands ask and what the node answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::status::{NodeStatus, PeerStatus};
+use crate::ids::ContentHash;
+use crate::transfer::FetchError;
+
+/// A question to the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase")]
+pub enum Request {
+    /// How the node is.
+    Status,
+    /// How its peers are.
+    Peers,
+    /// Take a staged blob into the store.
+    Adopt(StagedBlob),
+    /// Send a blob.
+    Get {
+        /// Its name.
+        hash: ContentHash,
+    },
+}
+
+/// A blob that lies, with its outboard, under the temporary directory of the node's store,
+/// durable and already hashed: only its adoption is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedBlob {
+    /// The hash of its content.
+    pub hash: ContentHash,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The file's name in the temporary directory.
+    pub name: String,
+}
+
+/// The node's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "lowercase")]
+pub enum Response {
+    /// To [`Request::Status`]. Boxed because it is far larger than the others.
+    Status(Box<NodeStatus>),
+    /// To [`Request::Peers`].
+    Peers {
+        /// All configured peers.
+        peers: Vec<PeerStatus>,
+    },
+    /// To [`Request::Adopt`]: the blob is in the store, durably.
+    Adopted,
+    /// To [`Request::Get`]: this many bytes follow in data frames, then an end frame.
+    Blob {
+        /// Bytes.
+        size: u64,
+    },
+    /// It could not be done; inside a blob: no more bytes will come.
+    Error(Failure),
+}
+
+/// Why the node could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{error}")]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people: a sentence.
+    pub error: String,
+}
+
+/// The kinds of failure that users tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// Every reachable peer said that it has none.
+    NotFound,
+    /// No peer could be reached.
+    Unreachable,
+    /// Holders fell silent.
+    TimedOut,
+    /// Only wrong bytes were to be had.
+    WrongBytes,
+    /// The node is shutting down, or the transfer was cancelled.
+    Cancelled,
+    /// The question was not understood.
+    BadRequest,
+    /// Anything else.
+    Other,
+}
+
+impl From<FetchError> for FailureKind {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::NotFound => Self::NotFound,
+            FetchError::Unreachable => Self::Unreachable,
+            FetchError::TimedOut => Self::TimedOut,
+            FetchError::WrongBytes => Self::WrongBytes,
+            FetchError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        Self { error: error.to_string(), kind: error.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_of_the_messages() {
+        let hash = ContentHash::EMPTY;
+        let shown = |message: &Request| serde_json::to_string(message).unwrap();
+        assert_eq!(shown(&Request::Status), r#"{"request":"status"}"#);
+        assert_eq!(shown(&Request::Get { hash }), format!(r#"{{"request":"get","hash":"{hash}"}}"#));
+        let adopt = Request::Adopt(StagedBlob { hash, size: 7, name: "x".into() });
+        assert_eq!(shown(&adopt), format!(r#"{{"request":"adopt","hash":"{hash}","size":7,"name":"x"}}"#));
+        let error = Response::Error(FetchError::TimedOut.into());
+        assert_eq!(
+            serde_json::to_string(&error).unwrap(),
+            r#"{"response":"error","kind":"timed-out","error":"its holders fell silent"}"#
+        );
+    }
+
+    #[test]
+    fn each_fetch_error_keeps_its_kind() {
+        let kinds = [
+            (FetchError::NotFound, FailureKind::NotFound),
+            (FetchError::Unreachable, FailureKind::Unreachable),
+            (FetchError::TimedOut, FailureKind::TimedOut),
+            (FetchError::WrongBytes, FailureKind::WrongBytes),
+            (FetchError::Cancelled, FailureKind::Cancelled),
+        ];
+        for (error, kind) in kinds {
+            let failure = Failure::from(error.clone());
+            assert_eq!((failure.kind, failure.error), (kind, error.to_string()));
+        }
+    }
+}

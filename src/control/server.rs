@@ -1,0 +1,214 @@
+//! The node's side of the control socket.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::frame::{Frame, read_frame, write_data, write_end, write_message};
+use super::{ControlError, Failure, FailureKind, Request, Response, StagedBlob};
+use crate::daemon::status::{NodeStatus, PeerStatus};
+use crate::ids::{BlobRange, ContentHash};
+use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority};
+
+/// Conversations at one time; further clients wait. Far more than one user's commands need.
+const MAX_CONVERSATIONS: usize = 64;
+
+/// How long a client may take over its next question before the connection is closed.
+const QUESTION_WAIT: Duration = Duration::from_secs(30);
+
+/// How long accepting rests after an error such as running out of file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// A `get` reads in pieces of this many bytes (1 MiB) ...
+const PIECE_LEN: u64 = 1 << 20;
+
+/// ... of which this many are under way at once: bounds the memory of a `get` to 8 MiB ...
+const PIECES_IN_FLIGHT: usize = 8;
+
+/// ... and tells the engine about this many bytes (16 MiB) beyond them.
+const HINT_LEN: u64 = 16 << 20;
+
+const _: () = assert!(HINT_LEN.is_multiple_of(PIECE_LEN));
+
+/// The node, as the control socket sees it. A future is dropped when its client hangs up.
+pub trait ControlHandler: Send + Sync + 'static {
+    /// How the node is.
+    fn status(&self) -> BoxFuture<'_, NodeStatus>;
+
+    /// How its configured peers are.
+    fn peers(&self) -> BoxFuture<'_, Vec<PeerStatus>>;
+
+    /// Takes a staged blob into the store, durably. The error is a sentence.
+    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Proves the size of `hash` and opens it, asking peers if need be.
+    fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>>;
+}
+
+/// A control socket that is listened on; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlListener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlListener {
+    /// Listens at `path`, mode 0600, replacing the file of a dead node. The caller holds the
+    /// node's lock, so that no other node binds at the same time. Call it within a runtime.
+    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Socket { path: path.to_owned(), what: "made", source };
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(ControlError::InUse { path: path.to_owned() }),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let socket = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+}
+
+impl Drop for ControlListener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Answers on `listener` until `shutdown` is ready; then conversations are cut off and the
+/// socket's file is removed.
+pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, shutdown: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
+    let mut conversations = JoinSet::new();
+    let accept = async {
+        loop {
+            while conversations.try_join_next().is_some() {}
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            match listener.socket.accept().await {
+                Ok((stream, _)) => {
+                    let handler = handler.clone();
+                    conversations.spawn(async move {
+                        if let Err(error) = converse(stream, &*handler).await {
+                            tracing::debug!("a conversation on the control socket ended: {error}");
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!("the control socket cannot accept: {error}");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = shutdown => {}
+    }
+}
+
+/// Answers the questions of one client until it hangs up.
+async fn converse(stream: UnixStream, handler: &dyn ControlHandler) -> Result<(), ControlError> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let Ok(frame) = tokio::time::timeout(QUESTION_WAIT, read_frame(&mut read)).await else { return Ok(()) };
+        let message = match frame? {
+            Some(Frame::Message(message)) => message,
+            Some(Frame::Data(_) | Frame::End) => return Err(ControlError::OutOfPlace),
+            None => return Ok(()),
+        };
+        tokio::select! {
+            answered = answer(&mut write, handler, &message) => answered?,
+            () = hung_up(&mut read) => return Ok(()),
+        }
+    }
+}
+
+/// Ends when the client has closed its side; a further question, sent early, stays in the buffer.
+async fn hung_up<R: AsyncRead + Unpin>(read: &mut BufReader<R>) {
+    match read.fill_buf().await {
+        Ok([]) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
+    }
+}
+
+async fn answer(
+    to: &mut (impl AsyncWrite + Unpin),
+    handler: &dyn ControlHandler,
+    message: &[u8],
+) -> Result<(), ControlError> {
+    let response = match serde_json::from_slice(message) {
+        Ok(Request::Status) => Response::Status(Box::new(handler.status().await)),
+        Ok(Request::Peers) => Response::Peers { peers: handler.peers().await },
+        Ok(Request::Adopt(blob)) => match handler.adopt(blob).await {
+            Ok(()) => Response::Adopted,
+            Err(error) => Response::Error(Failure { kind: FailureKind::Other, error }),
+        },
+        Ok(Request::Get { hash }) => match handler.open_blob(hash).await {
+            Ok(reader) => return send_blob(to, reader).await,
+            Err(failure) => Response::Error(failure),
+        },
+        Err(error) => {
+            let error = format!("the node does not understand the question: {error}");
+            Response::Error(Failure { kind: FailureKind::BadRequest, error })
+        }
+    };
+    match write_message(to, &response).await {
+        Err(ControlError::FrameTooLong { len, limit }) => {
+            let error = format!("the answer has {len} bytes, more than the {limit} of a message");
+            write_message(to, &Response::Error(Failure { kind: FailureKind::Other, error })).await
+        }
+        written => written,
+    }
+}
+
+/// A read under way, withdrawn when dropped.
+struct Piece(tokio::task::JoinHandle<Result<Bytes, FetchError>>);
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn send_blob(to: &mut (impl AsyncWrite + Unpin), reader: Arc<dyn BlobReader>) -> Result<(), ControlError> {
+    let size = reader.size();
+    write_message(to, &Response::Blob { size }).await?;
+    let mut pieces = VecDeque::with_capacity(PIECES_IN_FLIGHT);
+    let mut asked = 0;
+    loop {
+        while asked < size && pieces.len() < PIECES_IN_FLIGHT {
+            let range = BlobRange::new(asked, asked.saturating_add(PIECE_LEN)).clip(size);
+            if asked.is_multiple_of(HINT_LEN) {
+                reader.prefetch(BlobRange::new(asked, asked.saturating_add(2 * HINT_LEN)).clip(size));
+            }
+            let reader = reader.clone();
+            let read = async move { reader.read(range, Priority::Foreground).await };
+            pieces.push_back((range, Piece(tokio::spawn(read))));
+            asked = range.end;
+        }
+        let Some((range, mut piece)) = pieces.pop_front() else { break };
+        let bytes = match (&mut piece.0).await {
+            Ok(Ok(bytes)) if bytes.len() as u64 == range.len() => bytes,
+            Ok(Err(error)) => return write_message(to, &Response::Error(error.into())).await,
+            Ok(Ok(_)) | Err(_) => {
+                let error = format!("reading bytes {} to {} failed inside the node", range.start, range.end);
+                let failure = Failure { kind: FailureKind::Other, error };
+                return write_message(to, &Response::Error(failure)).await;
+            }
+        };
+        write_data(to, &bytes).await?;
+    }
+    write_end(to).await
+}

@@ -1,0 +1,263 @@
+//! Conversations over a real socket with a node that is made up.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+use super::*;
+use crate::daemon::status::{NodeStatus, PeerState, PeerStatus};
+use crate::ids::{BlobRange, ContentHash, PeerId};
+use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, SpaceUsage};
+
+/// One full set of pieces in flight and a bit: order and the last, short piece matter.
+const BLOB_LEN: u64 = (9 << 20) + 12_345;
+
+fn content() -> Bytes {
+    (0..BLOB_LEN).map(|i| (i % 251) as u8).collect::<Vec<u8>>().into()
+}
+
+/// A node with one blob, which fails from `fails_at` on; any other hash waits for ever.
+#[derive(Default)]
+struct FakeNode {
+    fails_at: Option<u64>,
+    waiting: Notify,
+    reads: Arc<AtomicUsize>,
+}
+
+struct FakeReader {
+    content: Bytes,
+    fails_at: Option<u64>,
+    reads: Arc<AtomicUsize>,
+}
+
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl BlobReader for FakeReader {
+    fn size(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn read(&self, range: BlobRange, _: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let in_flight = InFlight(self.reads.clone());
+        Box::pin(async move {
+            // Later pieces overtake earlier ones.
+            for _ in 0..(range.start >> 20) % 3 {
+                tokio::task::yield_now().await;
+            }
+            drop(in_flight);
+            match self.fails_at {
+                Some(at) if range.end > at => Err(FetchError::WrongBytes),
+                _ => Ok(self.content.slice(range.start as usize..range.end as usize)),
+            }
+        })
+    }
+
+    fn prefetch(&self, _: BlobRange) {}
+}
+
+/// Tells the test that a question was withdrawn.
+struct Withdrawn<'a>(&'a Notify);
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl ControlHandler for FakeNode {
+    fn status(&self) -> BoxFuture<'_, NodeStatus> {
+        Box::pin(async {
+            NodeStatus {
+                id: PeerId::from_bytes([1; 32]),
+                version: "0".into(),
+                pid: 7,
+                listen: "127.0.0.1:7117".into(),
+                mountpoint: Some("/m".into()),
+                uptime_secs: 3,
+                usage: SpaceUsage { capacity: 4, used: 3, available: 1, blobs: 1 },
+                lanes_open: 2,
+                transfers_pending: 0,
+                metrics: BTreeMap::from([("reads".into(), 5)]),
+                notes: vec!["nobody may connect".into()],
+            }
+        })
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Vec<PeerStatus>> {
+        Box::pin(async {
+            vec![PeerStatus {
+                spec: "h:1".into(),
+                id: None,
+                state: PeerState::Unreachable,
+                last_error: Some("nobody there".into()),
+                lanes: 0,
+                fetched_bytes: 0,
+                rtt_ms: Some(0.25),
+            }]
+        })
+    }
+
+    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { if blob.name == "good" { Ok(()) } else { Err(format!("no {}", blob.name)) } })
+    }
+
+    fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {
+        Box::pin(async move {
+            if hash == ContentHash::EMPTY {
+                return Err(FetchError::Unreachable.into());
+            }
+            let content = content();
+            if hash != ContentHash::of(&content) {
+                let _withdrawn = Withdrawn(&self.waiting);
+                std::future::pending::<()>().await;
+            }
+            let reader = FakeReader { content, fails_at: self.fails_at, reads: self.reads.clone() };
+            Ok(Arc::new(reader) as Arc<dyn BlobReader>)
+        })
+    }
+}
+
+struct Running {
+    node: Arc<FakeNode>,
+    dir: tempfile::TempDir,
+    stop: oneshot::Sender<()>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+fn run(node: FakeNode) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = ControlListener::bind(&dir.path().join("control.sock")).unwrap();
+    let node = Arc::new(node);
+    let (stop, stopped) = oneshot::channel();
+    let handler: Arc<dyn ControlHandler> = node.clone();
+    let served = tokio::spawn(serve(listener, handler, async { drop(stopped.await) }));
+    Running { node, dir, stop, served }
+}
+
+impl Running {
+    fn socket(&self) -> std::path::PathBuf {
+        self.dir.path().join("control.sock")
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(&self.socket()).await.unwrap().expect("the node runs")
+    }
+}
+
+async fn collect(mut stream: BlobStream<'_>) -> Result<Vec<u8>, ControlError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await? {
+        bytes.extend(piece);
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn questions_are_answered_one_after_another_on_one_connection() {
+    let running = run(FakeNode::default());
+    let mut client = running.client().await;
+    assert_eq!(client.status().await.unwrap(), running.node.status().await);
+    assert_eq!(client.peers().await.unwrap(), running.node.peers().await);
+    let staged = |name: &str| StagedBlob { hash: ContentHash::EMPTY, size: 0, name: name.into() };
+    client.adopt(staged("good")).await.unwrap();
+    assert_eq!(client.adopt(staged("bad")).await.unwrap_err().to_string(), "no bad");
+    let content = content();
+    let stream = client.get(ContentHash::of(&content)).await.unwrap();
+    assert_eq!(stream.size(), BLOB_LEN);
+    assert!(collect(stream).await.unwrap() == content, "the bytes came in another order");
+    assert_eq!(client.status().await.unwrap().pid, 7);
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_had_says_why() {
+    let running = run(FakeNode::default());
+    let error = running.client().await.get(ContentHash::EMPTY).await.unwrap_err();
+    assert!(matches!(error, ControlError::Failed(Failure { kind: FailureKind::Unreachable, .. })));
+}
+
+#[tokio::test]
+async fn a_failure_in_the_middle_is_no_short_blob() {
+    let running = run(FakeNode { fails_at: Some(5 << 20), ..FakeNode::default() });
+    let mut client = running.client().await;
+    let mut stream = client.get(ContentHash::of(&content())).await.unwrap();
+    let mut got = 0;
+    let error = loop {
+        match stream.next().await {
+            Ok(Some(piece)) => got += piece.len(),
+            Ok(None) => panic!("the blob ended well after {got} bytes"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(got, 5 << 20);
+    assert!(matches!(error, ControlError::Failed(Failure { kind: FailureKind::WrongBytes, .. })));
+    client.status().await.unwrap();
+    assert_eq!(running.node.reads.load(Ordering::SeqCst), 0, "a read is still under way");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_withdraws_its_question() {
+    let running = run(FakeNode::default());
+    let mut client = running.client().await;
+    tokio::select! {
+        biased;
+        _ = client.get(ContentHash::of(b"never")) => panic!("this is never answered"),
+        _ = running.client_that_was_answered() => {}
+    }
+    drop(client);
+    running.node.waiting.notified().await;
+}
+
+impl Running {
+    /// A second client, so that the first one's question has surely been read before.
+    async fn client_that_was_answered(&self) {
+        self.client().await.status().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_socket_is_private_and_goes_with_the_node() {
+    let running = run(FakeNode::default());
+    let mode = std::fs::metadata(running.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(matches!(ControlListener::bind(&running.socket()), Err(ControlError::InUse { .. })));
+    let socket = running.socket();
+    running.stop.send(()).unwrap();
+    running.served.await.unwrap();
+    assert!(!socket.exists());
+    assert!(Client::connect(&socket).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_socket_of_a_dead_node_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    assert!(Client::connect(&path).await.unwrap().is_none());
+    ControlListener::bind(&path).unwrap();
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_or_cut_off_and_the_node_goes_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let running = run(FakeNode::default());
+    let mut stream = tokio::net::UnixStream::connect(running.socket()).await.unwrap();
+    frame::write_message(&mut stream, &"what?").await.unwrap();
+    let Some(frame::Frame::Message(answer)) = frame::read_frame(&mut stream).await.unwrap() else { panic!() };
+    let answer = serde_json::from_slice::<Response>(&answer).unwrap();
+    assert!(matches!(answer, Response::Error(Failure { kind: FailureKind::BadRequest, .. })));
+    stream.write_all(&[0xff; 5]).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    running.client().await.status().await.unwrap();
+}

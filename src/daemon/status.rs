@@ -1,0 +1,103 @@
+//! What a node tells about itself and its peers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::PeerId;
+use crate::transfer::SpaceUsage;
+
+/// A running node, as `byhash status --json` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub id: PeerId,
+    /// The version of the program.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The address it listens on, `IP:PORT`, as bound.
+    pub listen: String,
+    /// Where its filesystem is mounted, if it is. Shown lossily where it is not UTF-8.
+    #[serde(serialize_with = "lossy_path")]
+    pub mountpoint: Option<PathBuf>,
+    /// Seconds since its start.
+    pub uptime_secs: u64,
+    /// The cache's figures.
+    pub usage: SpaceUsage,
+    /// Lanes open now, both directions.
+    pub lanes_open: u64,
+    /// Exchanges in flight on the requester's side.
+    pub transfers_pending: u64,
+    /// Every metric by name; [`crate::metrics::DESCRIPTIONS`] has units and meanings.
+    pub metrics: BTreeMap<String, u64>,
+    /// What a person should know about how it runs, a sentence each: nobody may connect, no
+    /// passthrough, ...
+    pub notes: Vec<String>,
+}
+
+/// How a configured peer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// No lane is open and none was needed, or the last one ended well.
+    Idle,
+    /// A lane is being opened.
+    Connecting,
+    /// At least one lane is open.
+    Connected,
+    /// The last attempt found nobody there.
+    Unreachable,
+    /// The last attempt was turned away, by the peer or, for a wrong key, by us.
+    Refused,
+}
+
+/// A configured peer, as `byhash peers --json` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// As configured, `[ID@]HOST:PORT`.
+    pub spec: String,
+    /// The key it presented, or the one it is to present.
+    pub id: Option<PeerId>,
+    /// How it stands.
+    pub state: PeerState,
+    /// What went wrong last, a sentence, until something goes right.
+    pub last_error: Option<String>,
+    /// Lanes open to it now.
+    pub lanes: u32,
+    /// Verified content bytes that came from it since the node's start.
+    pub fetched_bytes: u64,
+    /// Smoothed time of a small exchange, in milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+fn lossy_path<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_mountpoint_that_is_not_utf8_does_not_hide_the_status() {
+        let status = NodeStatus {
+            id: PeerId::from_bytes([1; 32]),
+            version: "0".into(),
+            pid: 1,
+            listen: "127.0.0.1:1".into(),
+            mountpoint: Some(OsString::from_vec(b"/m\xff".to_vec()).into()),
+            uptime_secs: 0,
+            usage: SpaceUsage::default(),
+            lanes_open: 0,
+            transfers_pending: 0,
+            metrics: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        assert!(serde_json::to_string(&status).unwrap().contains("/m\u{fffd}"));
+    }
+}
