@@ -141,6 +141,21 @@ fn what_is_installed_is_removed_again_and_settings_that_were_changed_are_kept() 
     assert!(files(root).iter().eq(["etc/byhash.toml"]));
 }
 
+/// systemd's own judgement, with a program in place of byhash that exists.
+#[test]
+fn systemd_accepts_the_unit() {
+    let directory = tempfile::tempdir().unwrap();
+    let unit = directory.path().join("byhash.service");
+    let text = std::fs::read_to_string(script("byhash.service")).unwrap();
+    std::fs::write(&unit, text.replace("@PREFIX@/bin/byhash", "/bin/true").replace("@PREFIX@", "/usr")).unwrap();
+    let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&unit).output() else {
+        eprintln!("skipped: systemd-analyze is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("byhash.service"), "{said}");
+}
+
 #[test]
 fn a_program_that_was_not_built_is_missed_in_a_sentence() {
     let destination = tempfile::tempdir().unwrap();
