@@ -1,1 +1,71 @@
 //! The filesystem: names, inodes, handles, read-ahead. Knows neither fuser nor the network.
+//!
+//! The tree is `/` with one directory, `by-hash`, whose entries are the blobs: a lookup of 64
+//! lower-case hexadecimal digits asks the [`BlobSource`] for the size, and a listing shows the
+//! blobs held complete. Everything else answers from memory. What may wait for peers is `async`
+//! and has a deadline; what is not `async` never waits.
+
+mod attr;
+mod dir;
+mod error;
+mod failures;
+mod handle;
+mod inode;
+mod lookup;
+mod read;
+mod readahead;
+mod statfs;
+mod xattr;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use attr::{ATTR_TTL, Attr, BLOCK_SIZE, Kind, MODE, MTIME, Owner};
+pub use dir::DirEntry;
+pub use error::FsError;
+pub use inode::Ino;
+pub use lookup::{COMPLETE_TTL, Entry, LOOKUP_DEADLINE, Lookup, LookupStep, NEGATIVE_TTL, NO_NAME_TTL, PARTIAL_TTL};
+pub use read::READ_DEADLINE;
+pub use statfs::Statfs;
+pub use xattr::{MAX_LISTED_HOLDERS, XattrReply};
+
+use crate::ids::ContentHash;
+use crate::metrics::Metrics;
+use crate::transfer::{BlobSource, BlobState};
+use handle::OpenFiles;
+use inode::Inodes;
+
+/// The only directory below the root.
+pub const BY_HASH_NAME: &str = "by-hash";
+
+/// A read-only filesystem over a [`BlobSource`].
+pub struct Filesystem {
+    source: Arc<dyn BlobSource>,
+    metrics: Arc<Metrics>,
+    owner: Owner,
+    inodes: Mutex<Inodes>,
+    files: OpenFiles,
+}
+
+impl Filesystem {
+    /// A filesystem that shows the blobs of `source`, all belonging to `owner`.
+    pub fn new(source: Arc<dyn BlobSource>, metrics: Arc<Metrics>, owner: Owner) -> Self {
+        Self { source, metrics, owner, inodes: Mutex::default(), files: OpenFiles::default() }
+    }
+
+    /// How many inodes the kernel refers to now, the two directories not counted.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.lock().len()
+    }
+
+    /// How many files are open now.
+    pub fn open_count(&self) -> usize {
+        self.files.len()
+    }
+
+    /// How much of `hash` is here. The empty blob is complete everywhere.
+    fn state(&self, hash: &ContentHash) -> BlobState {
+        if *hash == ContentHash::EMPTY { BlobState::Complete } else { self.source.state(hash) }
+    }
+}

@@ -1,0 +1,158 @@
+//! Inode numbers: derived from the hash, so that they are the same after a restart.
+
+use std::collections::HashMap;
+
+use crate::ids::ContentHash;
+
+/// An inode number, which is also the FUSE node id. 1 is the root, 2 is `by-hash`, a blob has an
+/// even number from 4 on. The odd number above it is never given out: it is kept for a second
+/// node of the same blob, which passthrough needs (the kernel does not mix cached and passed
+/// through opens of one node).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root directory; the number is FUSE's.
+    pub const ROOT: Self = Self(1);
+    /// The directory of blobs.
+    pub const BY_HASH: Self = Self(2);
+    /// The lowest number of a blob.
+    const FIRST_BLOB: u64 = 4;
+
+    /// The number that `hash` gets unless another blob has it already.
+    pub(super) fn first_choice(hash: &ContentHash) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        Self::blob(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// The next number to try.
+    fn next_choice(self) -> Self {
+        Self::blob(self.0.wrapping_add(2))
+    }
+
+    /// The blob number made of `raw`.
+    fn blob(raw: u64) -> Self {
+        Self((raw & !1).max(Self::FIRST_BLOB))
+    }
+}
+
+/// What an inode stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blob {
+    /// Its name.
+    pub hash: ContentHash,
+    /// Its proven size in bytes.
+    pub size: u64,
+}
+
+struct Inode {
+    blob: Blob,
+    /// References the kernel holds: one a lookup, taken back by FORGET.
+    lookups: u64,
+}
+
+/// The inodes the kernel knows, in both directions. It holds exactly what was looked up and not
+/// yet forgotten, so the kernel bounds it.
+#[derive(Default)]
+pub(super) struct Inodes {
+    by_ino: HashMap<Ino, Inode>,
+    by_hash: HashMap<ContentHash, Ino>,
+}
+
+impl Inodes {
+    /// Gives `hash` a number, or finds the one it has, and counts one reference.
+    pub fn look_up(&mut self, hash: ContentHash, size: u64) -> Ino {
+        let ino = self.by_hash.get(&hash).copied().unwrap_or_else(|| self.vacant(&hash));
+        self.by_hash.insert(hash, ino);
+        self.by_ino.entry(ino).or_insert(Inode { blob: Blob { hash, size }, lookups: 0 }).lookups += 1;
+        ino
+    }
+
+    fn vacant(&self, hash: &ContentHash) -> Ino {
+        let mut ino = Ino::first_choice(hash);
+        while self.by_ino.contains_key(&ino) {
+            ino = ino.next_choice();
+        }
+        ino
+    }
+
+    /// Takes back `count` references; the last one frees the number.
+    pub fn forget(&mut self, ino: Ino, count: u64) {
+        let Some(inode) = self.by_ino.get_mut(&ino) else { return };
+        inode.lookups = inode.lookups.saturating_sub(count);
+        if inode.lookups == 0 {
+            let hash = inode.blob.hash;
+            self.by_ino.remove(&ino);
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    /// What `ino` stands for.
+    pub fn blob(&self, ino: Ino) -> Option<Blob> {
+        self.by_ino.get(&ino).map(|inode| inode.blob)
+    }
+
+    /// The size of `hash`, if the kernel knows it.
+    pub fn size(&self, hash: &ContentHash) -> Option<u64> {
+        self.blob(*self.by_hash.get(hash)?).map(|blob| blob.size)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_ino.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hash whose first eight bytes are `prefix`.
+    fn hash(prefix: u64, rest: u8) -> ContentHash {
+        let mut bytes = [rest; 32];
+        bytes[..8].copy_from_slice(&prefix.to_le_bytes());
+        ContentHash::from_bytes(bytes)
+    }
+
+    #[test]
+    fn the_number_depends_on_the_hash_alone() {
+        let (mut a, mut b) = (Inodes::default(), Inodes::default());
+        b.look_up(hash(77, 9), 1);
+        assert_eq!(a.look_up(hash(1000, 1), 5), b.look_up(hash(1000, 1), 5));
+    }
+
+    #[test]
+    fn hashes_that_begin_alike_get_distinct_even_numbers() {
+        let mut inodes = Inodes::default();
+        let inos: Vec<_> = (0..4).map(|rest| inodes.look_up(hash(u64::MAX, rest), u64::from(rest))).collect();
+        for (rest, ino) in (0..).zip(&inos) {
+            assert_eq!(inodes.blob(*ino), Some(Blob { hash: hash(u64::MAX, rest), size: u64::from(rest) }));
+            assert_eq!(ino.0 % 2, 0);
+        }
+        assert_eq!(inodes.len(), 4);
+    }
+
+    #[test]
+    fn no_blob_takes_the_number_of_a_directory() {
+        let mut inodes = Inodes::default();
+        for prefix in 0..6 {
+            assert!(inodes.look_up(hash(prefix, 0), 0).0 >= Ino::FIRST_BLOB);
+        }
+    }
+
+    #[test]
+    fn the_last_forget_frees_the_number_and_no_earlier_one() {
+        let mut inodes = Inodes::default();
+        let first = inodes.look_up(hash(8, 1), 3);
+        let other = inodes.look_up(hash(8, 2), 4);
+        assert_eq!(inodes.look_up(hash(8, 1), 3), first);
+        inodes.forget(first, 1);
+        assert_eq!(inodes.size(&hash(8, 1)), Some(3));
+        inodes.forget(first, 1);
+        assert_eq!(inodes.blob(first), None);
+        assert_eq!(inodes.size(&hash(8, 1)), None);
+        assert_eq!(inodes.look_up(hash(8, 2), 4), other, "kept although its first choice is free again");
+        inodes.forget(Ino(12345), 1);
+        inodes.forget(other, u64::MAX);
+        assert_eq!(inodes.len(), 0);
+    }
+}

@@ -1,0 +1,214 @@
+//! Read-ahead of one open file: how far to fetch beyond what is read. Pure: no I/O, no clock.
+//!
+//! A run is a stretch read in order. The window grows with the run, as much again as was read (but
+//! at least [`MIN_WINDOW`]), so that a run that ends early wastes no more than it used. A read
+//! elsewhere ends the run and closes the window: random reads fetch nothing beyond themselves.
+
+use crate::ids::BlobRange;
+
+/// A run this long (in bytes) is taken for sequential reading. The kernel asks for 16 KiB when a
+/// program reads a page at the beginning of a file, and for 64 KiB or more when it streams.
+const MIN_RUN: u64 = 64 * 1024;
+
+/// The first window in bytes: two of the kernel's default reads.
+const MIN_WINDOW: u64 = 256 * 1024;
+
+/// The largest window in bytes: at 1 GB/s it covers a round trip of 16 ms, more than a local
+/// network has, and a few dozen readers at once stay within reason.
+pub(super) const MAX_WINDOW: u64 = 16 * 1024 * 1024;
+
+/// The kernel has several reads in flight and they arrive out of order: a read that begins up to
+/// this many times its own length from where it was expected still belongs to the run.
+const REORDER_READS: u64 = 4;
+
+const _: () = assert!(MIN_RUN <= MIN_WINDOW && MIN_WINDOW < MAX_WINDOW);
+
+/// The read-ahead of one open file.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    size: u64,
+    /// Where the run has come to: one past its furthest byte.
+    next: u64,
+    /// Bytes read in this run.
+    run: u64,
+    /// Whether the run began where reading was expected: at the beginning, or by a second read.
+    confirmed: bool,
+    /// One past what has been asked for ahead.
+    ahead: u64,
+}
+
+impl ReadAhead {
+    /// For a blob of `size` bytes. Reading is expected to begin at its beginning.
+    pub fn new(size: u64) -> Self {
+        Self { size, next: 0, run: 0, confirmed: false, ahead: 0 }
+    }
+
+    /// Notes a read of `range` (within the size, not empty) and returns what to fetch ahead of
+    /// it, if anything: a range after `range` that was not returned before in this run.
+    pub fn on_read(&mut self, range: BlobRange) -> Option<BlobRange> {
+        let slack = range.len().saturating_mul(REORDER_READS);
+        if range.start.abs_diff(self.next) > slack {
+            *self = Self { next: range.end, run: range.len(), ahead: range.end, ..Self::new(self.size) };
+            return None;
+        }
+        if range.end <= self.next {
+            // A late one of the reads in flight, or the same again: no progress.
+            return None;
+        }
+        self.run = self.run.saturating_add(range.end - range.start.max(self.next));
+        self.next = range.end;
+        self.confirmed = true;
+        self.extend()
+    }
+
+    /// Asks for more once half of the window is used up.
+    fn extend(&mut self) -> Option<BlobRange> {
+        if !self.confirmed || self.run < MIN_RUN {
+            return None;
+        }
+        let window = self.run.clamp(MIN_WINDOW, MAX_WINDOW);
+        let start = self.ahead.max(self.next);
+        if start - self.next > window / 2 {
+            return None;
+        }
+        let more = BlobRange::new(start, self.next.saturating_add(window)).clip(self.size);
+        self.ahead = more.end;
+        (!more.is_empty()).then_some(more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KIB: u64 = 1024;
+    const GIB: u64 = 1 << 30;
+
+    fn read(state: &mut ReadAhead, start: u64, len: u64) -> Option<BlobRange> {
+        let range = BlobRange::new(start, start + len).clip(state.size);
+        state.on_read(range)
+    }
+
+    #[test]
+    fn a_stream_grows_its_window_to_the_largest_and_stays_ahead() {
+        let mut state = ReadAhead::new(GIB);
+        assert_eq!(read(&mut state, 0, 128 * KIB), Some(BlobRange::new(128 * KIB, 384 * KIB)));
+        let mut at = 128 * KIB;
+        let mut asked = 384 * KIB;
+        while at < 64 << 20 {
+            assert!(asked >= at + 128 * KIB, "the next read was not asked for ahead, at {at}");
+            if let Some(range) = read(&mut state, at, 128 * KIB) {
+                assert_eq!(range.start, asked, "a gap or an overlap");
+                asked = range.end;
+            }
+            at += 128 * KIB;
+        }
+        assert!(asked - at > MAX_WINDOW / 2 && asked - at <= MAX_WINDOW);
+    }
+
+    #[test]
+    fn reads_in_flight_may_arrive_out_of_order_and_overlap() {
+        let mut state = ReadAhead::new(GIB);
+        let mut asked = 0;
+        for block in (0..64).step_by(4) {
+            for part in [1, 0, 3, 2, 2] {
+                if let Some(range) = read(&mut state, (block + part) * 128 * KIB, 128 * KIB) {
+                    asked = range.end;
+                }
+            }
+        }
+        assert!(asked > 64 * 128 * KIB + 2048 * KIB, "the stream was not recognised: {asked}");
+    }
+
+    #[test]
+    fn a_page_here_and_there_fetches_nothing_ahead() {
+        let mut state = ReadAhead::new(GIB);
+        let mut at = 7;
+        for _ in 0..1000 {
+            at = (at * 48_271 + 1) % (GIB / 4096);
+            assert_eq!(read(&mut state, at * 4096, 4096), None);
+        }
+    }
+
+    #[test]
+    fn a_look_at_the_beginning_fetches_nothing_ahead() {
+        let mut state = ReadAhead::new(GIB);
+        assert_eq!(read(&mut state, 0, 16 * KIB), None);
+        assert_eq!(read(&mut state, GIB - 4096, 4096), None);
+    }
+
+    #[test]
+    fn one_large_read_in_the_middle_is_not_a_stream_but_two_are() {
+        let mut state = ReadAhead::new(GIB);
+        assert_eq!(read(&mut state, GIB / 2, 1024 * KIB), None);
+        let ahead = read(&mut state, GIB / 2 + 1024 * KIB, 1024 * KIB).unwrap();
+        assert_eq!((ahead.start, ahead.len()), (GIB / 2 + 2048 * KIB, 2048 * KIB));
+    }
+
+    #[test]
+    fn a_jump_closes_the_window() {
+        let mut state = ReadAhead::new(GIB);
+        for block in 0..64 {
+            read(&mut state, block * 1024 * KIB, 1024 * KIB);
+        }
+        assert_eq!(read(&mut state, GIB / 2, 4096), None);
+        assert_eq!(read(&mut state, GIB / 4, 4096), None);
+        assert_eq!(read(&mut state, GIB / 4 + 4096, 4096), None, "too short a run to open it again");
+    }
+
+    #[test]
+    fn nothing_is_asked_for_beyond_the_end() {
+        let mut state = ReadAhead::new(300 * KIB);
+        assert_eq!(read(&mut state, 0, 128 * KIB), Some(BlobRange::new(128 * KIB, 300 * KIB)));
+        assert_eq!(read(&mut state, 128 * KIB, 128 * KIB), None);
+        assert_eq!(read(&mut state, 256 * KIB, 128 * KIB), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_is_asked_for_once_without_gaps(size in 1u64..GIB, lens in prop::collection::vec(1u64..2 << 20, 1..99)) {
+            let mut state = ReadAhead::new(size);
+            let (mut at, mut asked) = (0, None);
+            for len in lens {
+                let range = BlobRange::new(at, at + len).clip(size);
+                if range.is_empty() {
+                    break;
+                }
+                at = range.end;
+                if let Some(ahead) = state.on_read(range) {
+                    prop_assert_eq!(ahead.start, asked.unwrap_or(at).max(at));
+                    prop_assert!(ahead.end - at <= at.clamp(MIN_WINDOW, MAX_WINDOW));
+                    asked = Some(ahead.end);
+                }
+            }
+        }
+
+        #[test]
+        fn whatever_is_read_little_is_fetched_in_vain(
+            size in 1u64..GIB,
+            reads in prop::collection::vec((0u64..GIB, 1u64..2 << 20, any::<bool>()), 1..200),
+        ) {
+            let mut state = ReadAhead::new(size);
+            let (mut read_bytes, mut ahead_bytes, mut at) = (0, 0, 0);
+            for (start, len, jump) in reads {
+                if jump {
+                    at = start % size;
+                }
+                let range = BlobRange::new(at, at + len).clip(size);
+                if range.is_empty() {
+                    continue;
+                }
+                read_bytes += range.len();
+                at = range.end;
+                if let Some(ahead) = state.on_read(range) {
+                    prop_assert!(ahead.start >= range.end, "what is being read is not read ahead");
+                    prop_assert!(ahead.end <= size && !ahead.is_empty() && ahead.len() <= MAX_WINDOW);
+                    ahead_bytes += ahead.len();
+                }
+            }
+            // A run covers what it read and the gaps it was forgiven, and then one window.
+            prop_assert!(ahead_bytes <= read_bytes * (1 + REORDER_READS + MIN_WINDOW / MIN_RUN));
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! fuser's trait, in terms of [`crate::fs`].
+//!
+//! What is answered from memory is answered on the event loop; what may wait goes to the runtime
+//! with its reply. The kernel bounds how many are under way: [`MAX_BACKGROUND`] it makes itself,
+//! and one for each thread that reads. A reply that is dropped unanswered says EIO, by which a
+//! panic is answered too.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::fs::{
+    ATTR_TTL, Attr, BLOCK_SIZE, Filesystem, FsError, Ino, Kind, Lookup, LookupStep, MODE, MTIME, Owner, XattrReply,
+};
+
+/// How many requests of its own, such as read-ahead, the kernel may have under way. Its default
+/// of 12 starves read-ahead of several files; each is at most 1 MiB.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Asked of the kernel one by one, because fuser refuses all of several when one is unknown.
+const CAPABILITIES: [InitFlags; 3] = [
+    // Without it lookups in one directory wait for each other, and all blobs are in one.
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    // Several reads of one file at once.
+    InitFlags::FUSE_ASYNC_READ,
+    // The same with O_DIRECT.
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+/// The filesystem as fuser wants it.
+pub(super) struct Adapter {
+    pub fs: Arc<Filesystem>,
+    pub runtime: Handle,
+}
+
+impl Adapter {
+    /// Runs `answer` here; a panic in it must not end the event loop.
+    fn inline(&self, operation: &'static str, answer: impl FnOnce(&Filesystem)) {
+        if catch_unwind(AssertUnwindSafe(|| answer(&self.fs))).is_err() {
+            tracing::error!(operation, "a defect: the handler panicked");
+        }
+    }
+
+    /// Runs `answer` on the runtime, which catches panics.
+    fn spawn<F>(&self, operation: &'static str, answer: impl FnOnce(Arc<Filesystem>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let answer = answer(Arc::clone(&self.fs));
+        self.runtime.spawn(async move {
+            let _note = NotePanic(operation);
+            answer.await;
+        });
+    }
+}
+
+/// Logs when it is dropped by a panic.
+struct NotePanic(&'static str);
+
+impl Drop for NotePanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(operation = self.0, "a defect: the handler panicked");
+        }
+    }
+}
+
+fn errno(error: &FsError) -> Errno {
+    Errno::from_i32(error.errno())
+}
+
+fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    let time = SystemTime::UNIX_EPOCH + MTIME;
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(attr.kind),
+        perm: MODE,
+        nlink: attr.nlink,
+        uid: attr.owner.uid,
+        gid: attr.owner.gid,
+        rdev: 0,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+/// Inode numbers are not used again for another blob while the kernel knows them.
+const GENERATION: Generation = Generation(0);
+
+fn reply_lookup(result: Result<Lookup, FsError>, reply: ReplyEntry) {
+    match result {
+        Ok(Lookup::Found(entry)) => {
+            reply.entry_with_ttls(&ATTR_TTL, &entry.ttl, &file_attr(&entry.attr), GENERATION);
+        }
+        Ok(Lookup::Missing(ttl)) => reply_missing(ttl, reply),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Inode 0 tells the kernel that there is nothing, and for how long that holds.
+fn reply_missing(ttl: Duration, reply: ReplyEntry) {
+    let nothing = Attr { ino: Ino(0), kind: Kind::File, size: 0, blocks: 0, nlink: 0, owner: Owner { uid: 0, gid: 0 } };
+    reply.entry(&ttl, &file_attr(&nothing), GENERATION);
+}
+
+fn reply_xattr(result: Result<XattrReply, FsError>, reply: ReplyXattr) {
+    match result {
+        Ok(XattrReply::Size(size)) => reply.size(size),
+        Ok(XattrReply::Data(value)) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl fuser::Filesystem for Adapter {
+    /// `max_write` stays as it is: it bounds READ too. So does `max_readahead`, which is already
+    /// the most that the kernel accepts here.
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                tracing::debug!(?capability, "not known to this kernel");
+            }
+        }
+        if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
+            tracing::debug!(nearest, "the number of background requests stays as it is");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.inline("lookup", |fs| match fs.lookup(ino(parent), name.as_bytes()) {
+            LookupStep::Done(result) => reply_lookup(result, reply),
+            LookupStep::Ask(hash) => {
+                self.spawn("lookup", |fs| async move { reply_lookup(fs.ask_size(hash).await, reply) });
+            }
+        });
+    }
+
+    fn forget(&self, _: &Request, number: INodeNo, count: u64) {
+        self.inline("forget", |fs| fs.forget(ino(number), count));
+    }
+
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.inline("getattr", |fs| match fs.attr(ino(number)) {
+            Ok(attr) => reply.attr(&ATTR_TTL, &file_attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.inline("open", |fs| match fs.open(ino(number), flags.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.spawn("read", |fs| async move {
+            match fs.read(handle.0, offset, size).await {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.inline("release", |fs| {
+            fs.release(handle.0);
+            reply.ok();
+        });
+    }
+
+    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.inline("readdir", |fs| {
+            let listed = fs.list(ino(number), offset, &mut |entry| {
+                reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), &entry.name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        self.inline("statfs", |fs| {
+            let s = fs.statfs();
+            reply.statfs(s.blocks, s.free, s.available, s.files, 0, s.block_size, s.name_max, s.block_size);
+        });
+    }
+
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.inline("getxattr", |fs| reply_xattr(fs.xattr(ino(number), name.as_bytes(), size), reply));
+    }
+
+    fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        self.inline("listxattr", |fs| reply_xattr(fs.xattr_names(ino(number), size), reply));
+    }
+
+    // Writes. The kernel refuses most itself, the mount being read-only; fuser would log the rest.
+
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    // Not for a read-only filesystem of files without links. After ENOSYS the kernel does it by
+    // itself (flush and fsync succeed, locks are local, seeking sees no holes) and asks no more.
+
+    fn readlink(&self, _: &Request, _: INodeNo, reply: ReplyData) {
+        reply.error(Errno::EINVAL);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

@@ -1,0 +1,107 @@
+//! Mounting with the setuid helper `fusermount3`, for those who may not do it themselves.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{MountError, MountOptions, SOURCE_NAME};
+
+/// The helper of libfuse 3.
+const HELPER: &str = "fusermount3";
+
+/// The environment variable that tells the helper on which descriptor to send the device.
+const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
+
+/// Has the helper mount at `path` and returns the device on which the kernel now sends requests.
+/// [`MountError::NoPrivilege`] if the helper is not installed.
+pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let failed = |message: String| MountError::Helper { path: path.to_owned(), message };
+    let (ours, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
+    let allow_other = if options.allow_other { ",allow_other" } else { "" };
+    let output = {
+        // The helper finds the socket as its standard input. Both ends but ours are closed when
+        // the block ends, so that receiving cannot wait for a helper that died.
+        let mut command = Command::new(HELPER);
+        command.arg("-o");
+        command.arg(format!(
+            "ro,nosuid,nodev,default_permissions,fsname={SOURCE_NAME},subtype={SOURCE_NAME}{allow_other}"
+        ));
+        command.arg("--").arg(path).env(SOCKET_VARIABLE, "0").stdin(Stdio::from(OwnedFd::from(theirs)));
+        command.output()
+    };
+    let output = output.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => MountError::NoPrivilege,
+        _ => failed(error.to_string()),
+    })?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    receive_descriptor(&ours).map_err(|error| failed(format!("it sent no device: {error}")))
+}
+
+/// Has the helper detach what is mounted at `path`.
+pub(super) fn unmount(path: &Path) -> io::Result<()> {
+    let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(path).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Receives one file descriptor, as unix(7) describes it.
+fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
+    // SAFETY: computes a size; no preconditions.
+    const SPACE: usize = unsafe { libc::CMSG_SPACE(mem::size_of::<RawFd>() as u32) } as usize;
+    // Of u64, so that it is aligned as a cmsghdr must be.
+    let mut control = [0_u64; SPACE.div_ceil(mem::size_of::<u64>())];
+    let mut byte = 0_u8;
+    let mut data = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: all zeros is a valid msghdr: null pointers and no lengths.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = SPACE as _;
+    // SAFETY: the message points to one byte and to SPACE bytes of control data, both alive.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel filled the message in; CMSG_FIRSTHDR checks the length of its control data.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: not null, so it points to a whole header inside `control`.
+    let is_descriptor = !header.is_null()
+        && unsafe {
+            (*header).cmsg_level == libc::SOL_SOCKET
+                && (*header).cmsg_type == libc::SCM_RIGHTS
+                && (*header).cmsg_len as usize >= libc::CMSG_LEN(mem::size_of::<RawFd>() as u32) as usize
+        };
+    if !is_descriptor {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // SAFETY: the header says that its data holds a descriptor, which the kernel has just made
+    // for this process and which nobody else owns. It may lie unaligned.
+    Ok(unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_that_dies_before_sending_is_an_error_and_not_a_wait() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert_eq!(receive_descriptor(&ours).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_byte_without_a_descriptor_is_an_error() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        io::Write::write_all(&mut theirs, b"x").unwrap();
+        assert!(receive_descriptor(&ours).is_err());
+    }
+}

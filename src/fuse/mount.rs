@@ -1,0 +1,179 @@
+//! A live mount.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fuser::{Config, Session, SessionACL};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::adapter::Adapter;
+use super::mount_table::MountEntry;
+use super::unmount::detach;
+use super::{DEVICE, MountError, direct, fusermount, kernel_window, mount_point};
+use crate::fs::{BY_HASH_NAME, Filesystem};
+
+/// How many event loops serve a mount: two at least, so that one slow request holds up nothing,
+/// and four at most, for they only pass requests on.
+const MIN_THREADS: usize = 2;
+const MAX_THREADS: usize = 4;
+
+/// How long [`Mount::unmount`] waits for programs that still have files open.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long the event loops may take to end after the connection was cut.
+const ABORT: Duration = Duration::from_secs(1);
+
+/// How to mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Whether other users than the mounting one may read.
+    pub allow_other: bool,
+}
+
+impl Default for MountOptions {
+    /// Everybody may read what root mounts; a user's mount is the user's own.
+    fn default() -> Self {
+        // SAFETY: this call has no preconditions and cannot fail.
+        Self { allow_other: unsafe { libc::geteuid() } == 0 }
+    }
+}
+
+/// A mounted filesystem. Dropping it unmounts.
+pub struct Mount {
+    path: PathBuf,
+    /// The device number, `major:minor`, by which this mount is told from others at its place.
+    device: String,
+    /// Closed when the event loops have ended.
+    ended: watch::Receiver<()>,
+    /// The same for a thread that waits with a limit.
+    ended_blocking: Mutex<mpsc::Receiver<()>>,
+    /// Whether unmounting has been done, well or badly.
+    closed: bool,
+}
+
+impl Mount {
+    /// Mounts `fs` at the directory `mount_point`, which may hold a dead mount but no live one, and
+    /// returns when the mount answers. What waits for peers runs on `runtime`. Blocks for some
+    /// milliseconds; needs no runtime to be entered.
+    pub fn new(
+        mount_point: &Path,
+        fs: Arc<Filesystem>,
+        options: MountOptions,
+        runtime: Handle,
+    ) -> Result<Self, MountError> {
+        let path = mount_point::prepare(mount_point)?;
+        let device_fd = attach(&path, &options)?;
+        Self::serve(&path, device_fd, Adapter { fs, runtime }).map_err(|source| {
+            if let Err(error) = detach(&path) {
+                tracing::warn!(%error, "after a failed start");
+            }
+            MountError::Session { path, source }
+        })
+    }
+
+    /// Shakes hands with the kernel, starts the event loops and sees that they answer.
+    fn serve(path: &Path, device_fd: OwnedFd, adapter: Adapter) -> io::Result<Self> {
+        let entry = MountEntry::at(path)?.ok_or(io::ErrorKind::NotConnected)?;
+        let threads = std::thread::available_parallelism().map_or(MIN_THREADS, usize::from);
+        let mut config = Config::default();
+        config.n_threads = Some(threads.clamp(MIN_THREADS, MAX_THREADS));
+        // A descriptor for each loop needs the device, which a user may not be able to open.
+        config.clone_fd = direct::open_device().is_ok();
+        // The kernel has checked who may come in, by allow_other.
+        let session = Session::from_fd(adapter, device_fd, SessionACL::All, config)?;
+
+        let (ended_tx, ended) = watch::channel(());
+        let (ended_blocking_tx, ended_blocking) = mpsc::channel();
+        std::thread::Builder::new().name("byhash-fuse".to_owned()).spawn(move || {
+            // Dropped at the end of the thread, however it ends.
+            let _ended = (ended_tx, ended_blocking_tx);
+            match session.run() {
+                Ok(()) => tracing::debug!("the FUSE session has ended"),
+                Err(error) => tracing::error!(%error, "the FUSE session broke"),
+            }
+        })?;
+        std::fs::metadata(path.join(BY_HASH_NAME))?;
+        kernel_window::raise(&entry.device);
+        let ended_blocking = Mutex::new(ended_blocking);
+        Ok(Self { path: path.to_owned(), device: entry.device, ended, ended_blocking, closed: false })
+    }
+
+    /// Where it is mounted: absolute, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until the mount is gone: unmounted here or by somebody else, or broken. May be
+    /// dropped and called again.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // Nothing is ever sent, so this returns when the sender is gone.
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// Unmounts: at once for those who come later; programs that have files open get a second to
+    /// finish, and then errors. Blocks for two seconds at most.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), MountError> {
+        if std::mem::replace(&mut self.closed, true) || self.wait(Duration::ZERO) {
+            return Ok(());
+        }
+        let inspect = |source| MountError::Inspect { path: self.path.clone(), source };
+        // Whatever else has been mounted here since is not ours to unmount.
+        if MountEntry::at(&self.path).map_err(inspect)?.is_some_and(|entry| entry.device == self.device) {
+            detach(&self.path)?;
+        }
+        if !self.wait(DRAIN) {
+            self.abort();
+            if !self.wait(ABORT) {
+                tracing::warn!("files are still open on the mount; they break when the node ends");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the event loops end within `limit`.
+    fn wait(&self, limit: Duration) -> bool {
+        let ended = self.ended_blocking.lock().recv_timeout(limit);
+        matches!(ended, Err(mpsc::RecvTimeoutError::Disconnected))
+    }
+
+    /// Cuts the connection, by the kernel's control file system, where that is mounted.
+    fn abort(&self) {
+        let connection = self.device.rsplit(':').next().unwrap_or_default();
+        let file = format!("/sys/fs/fuse/connections/{connection}/abort");
+        if let Err(error) = std::fs::write(&file, "1") {
+            tracing::debug!(file, %error, "the connection could not be cut");
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::warn!(%error, "unmounting at the end");
+        }
+    }
+}
+
+/// Mounts by the system call if we may, else by the helper.
+fn attach(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let error = match direct::mount(path, options) {
+        Ok(device_fd) => return Ok(device_fd),
+        Err(error) => error,
+    };
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => fusermount::mount(path, options),
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Err(MountError::NoDevice { device: DEVICE, source: error }),
+        _ => Err(MountError::Kernel { path: path.to_owned(), source: error }),
+    }
+}

@@ -1,0 +1,73 @@
+//! Whether a directory can be mounted on; dead mounts are cleared away.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::MountError;
+use super::mount_table::MountEntry;
+use super::unmount::detach;
+
+/// How long a mount that is there already may take to show that it lives. Longer than any
+/// lookup; a mount that is silent for longer is refused as a live one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+
+/// How many dead mounts on top of each other are cleared away at most.
+const MAX_DEAD: usize = 16;
+
+/// The absolute path of the mount point `path`, without touching what is mounted there.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
+    let inspect = |source| MountError::Inspect { path: path.to_owned(), source };
+    let absolute = std::path::absolute(path).map_err(inspect)?;
+    if let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name())
+        && let Ok(parent) = parent.canonicalize()
+    {
+        let direct = parent.join(name);
+        if MountEntry::at(&direct).map_err(inspect)?.is_some() {
+            return Ok(direct);
+        }
+    }
+    absolute.canonicalize().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
+        _ => inspect(source),
+    })
+}
+
+/// Makes sure that `path` is a directory on which nothing lives, detaching dead FUSE mounts, and
+/// returns its absolute path. A directory that is not empty is allowed, with a warning: what is in
+/// it is hidden, not lost.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+    let path = resolve(path)?;
+    let inspect = |source| MountError::Inspect { path: path.clone(), source };
+    for _ in 0..MAX_DEAD {
+        match MountEntry::at(&path).map_err(inspect)? {
+            None => break,
+            Some(entry) if entry.is_fuse() && is_dead(&path) => {
+                tracing::warn!(mount_point = %path.display(), "a dead mount is in the way and is detached");
+                detach(&path)?;
+            }
+            Some(entry) => return Err(MountError::InUse { path, kind: entry.kind }),
+        }
+    }
+    if !std::fs::metadata(&path).map_err(inspect)?.is_dir() {
+        return Err(MountError::NotADirectory(path));
+    }
+    if std::fs::read_dir(&path).map_err(inspect)?.next().is_some() {
+        tracing::warn!(mount_point = %path.display(), "the mount point is not empty; its content is hidden while mounted");
+    }
+    Ok(path)
+}
+
+/// Whether nobody serves the mount at `path` any more. Asked on a thread of its own, because a
+/// hung server would hold the caller for good.
+fn is_dead(path: &Path) -> bool {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_owned();
+    let asked = std::thread::Builder::new().name("byhash-is-dead".to_owned()).spawn(move || {
+        let dead = std::fs::metadata(&path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+        // The receiver is gone only if it waited no longer.
+        let _ = tell.send(dead);
+    });
+    asked.is_ok() && told.recv_timeout(SIGN_OF_LIFE).unwrap_or(false)
+}

@@ -1,0 +1,7 @@
+//! The filesystem over blobs in memory: without FUSE, and mounted for real.
+
+mod life;
+mod memory_source;
+mod mounted;
+mod with_fuse;
+mod without_fuse;

@@ -1,0 +1,201 @@
+//! A blob source in memory, with faults on demand, for tests of what lies above the engine.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use byhash::ids::{BlobRange, ContentHash, PeerId};
+use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+/// How a question about a blob is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// As it should be.
+    Give,
+    /// With this error.
+    Fail(FetchError),
+    /// Never.
+    Never,
+    /// With a panic.
+    Panic,
+}
+
+/// A blob as the stand-in has it.
+#[derive(Debug, Clone)]
+pub struct FakeBlob {
+    pub content: Bytes,
+    pub state: BlobState,
+    /// Whether the size needs no asking.
+    pub size_known: bool,
+    pub size: Answer,
+    pub read: Answer,
+    pub holders: Vec<PeerId>,
+}
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Size,
+    Read(BlobRange),
+    Prefetch(BlobRange),
+}
+
+#[derive(Default)]
+struct Shared {
+    blobs: Mutex<BTreeMap<ContentHash, FakeBlob>>,
+    /// How a size is answered that no blob has; `Fail(NotFound)` unless set.
+    absent: Mutex<HashMap<ContentHash, Answer>>,
+    calls: Mutex<Vec<Call>>,
+    /// Reads and sizes under way that will never be answered.
+    waiting: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// Blobs in memory.
+#[derive(Clone, Default)]
+pub struct MemorySource(Arc<Shared>);
+
+impl MemorySource {
+    /// Adds a complete blob.
+    pub fn add(&self, content: impl Into<Bytes>) -> ContentHash {
+        self.add_with(content, |_| {})
+    }
+
+    /// Adds a complete blob as altered by `alter`.
+    pub fn add_with(&self, content: impl Into<Bytes>, alter: impl FnOnce(&mut FakeBlob)) -> ContentHash {
+        let content = content.into();
+        let hash = ContentHash::of(&content);
+        let mut blob = FakeBlob {
+            content,
+            state: BlobState::Complete,
+            size_known: true,
+            size: Answer::Give,
+            read: Answer::Give,
+            holders: Vec::new(),
+        };
+        alter(&mut blob);
+        self.0.blobs.lock().insert(hash, blob);
+        hash
+    }
+
+    /// Alters a blob.
+    pub fn alter(&self, hash: ContentHash, alter: impl FnOnce(&mut FakeBlob)) {
+        alter(self.0.blobs.lock().get_mut(&hash).expect("the blob was added"));
+    }
+
+    /// A hash that no blob has, about whose size is answered so.
+    pub fn absent(&self, text: &str, answer: Answer) -> ContentHash {
+        let hash = ContentHash::of(text.as_bytes());
+        self.0.absent.lock().insert(hash, answer);
+        hash
+    }
+
+    /// What was asked since the last call of this.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.0.calls.lock())
+    }
+
+    /// How many questions under way will never be answered.
+    pub fn waiting(&self) -> usize {
+        *self.0.waiting.lock()
+    }
+
+    /// Blocks until at least `count` questions are under way that will never be answered.
+    pub fn wait_for_waiting(&self, count: usize) {
+        let mut waiting = self.0.waiting.lock();
+        while *waiting < count {
+            self.0.changed.wait(&mut waiting);
+        }
+    }
+
+    fn note(&self, call: Call) {
+        self.0.calls.lock().push(call);
+    }
+
+    async fn answer<T>(&self, answer: Answer, value: T) -> Result<T, FetchError> {
+        struct Waiting(Arc<Shared>);
+        impl Drop for Waiting {
+            fn drop(&mut self) {
+                *self.0.waiting.lock() -= 1;
+                self.0.changed.notify_all();
+            }
+        }
+        match answer {
+            Answer::Give => Ok(value),
+            Answer::Fail(error) => Err(error),
+            Answer::Panic => panic!("a defect in the source, as the test wants it"),
+            Answer::Never => {
+                *self.0.waiting.lock() += 1;
+                self.0.changed.notify_all();
+                let _waiting = Waiting(Arc::clone(&self.0));
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+impl BlobSource for MemorySource {
+    fn known_size(&self, hash: &ContentHash) -> Option<u64> {
+        self.0.blobs.lock().get(hash).filter(|blob| blob.size_known).map(|blob| blob.content.len() as u64)
+    }
+
+    fn size(&self, hash: ContentHash) -> BoxFuture<'_, Result<u64, FetchError>> {
+        self.note(Call::Size);
+        let blob = self.0.blobs.lock().get(&hash).map(|blob| (blob.size.clone(), blob.content.len() as u64));
+        let (answer, size) = blob.unwrap_or_else(|| {
+            let answer = self.0.absent.lock().get(&hash).cloned();
+            (answer.unwrap_or(Answer::Fail(FetchError::NotFound)), 0)
+        });
+        Box::pin(self.answer(answer, size))
+    }
+
+    fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader> {
+        Arc::new(MemoryReader { source: self.clone(), hash, size })
+    }
+
+    fn state(&self, hash: &ContentHash) -> BlobState {
+        self.0.blobs.lock().get(hash).map_or(BlobState::Absent, |blob| blob.state)
+    }
+
+    fn known_holders(&self, hash: &ContentHash) -> Vec<PeerId> {
+        self.0.blobs.lock().get(hash).map(|blob| blob.holders.clone()).unwrap_or_default()
+    }
+
+    fn complete_blobs(&self, after: Option<ContentHash>, limit: usize) -> Vec<(ContentHash, u64)> {
+        let blobs = self.0.blobs.lock();
+        let complete = blobs.iter().filter(|(_, blob)| blob.state == BlobState::Complete);
+        let later = complete.filter(|(hash, _)| after.is_none_or(|after| **hash > after));
+        later.take(limit).map(|(hash, blob)| (*hash, blob.content.len() as u64)).collect()
+    }
+
+    fn usage(&self) -> SpaceUsage {
+        let blobs = self.0.blobs.lock();
+        let used = blobs.values().map(|blob| blob.content.len() as u64).sum();
+        SpaceUsage { capacity: 1 << 30, used, available: 1 << 28, blobs: blobs.len() as u64 }
+    }
+}
+
+struct MemoryReader {
+    source: MemorySource,
+    hash: ContentHash,
+    size: u64,
+}
+
+impl BlobReader for MemoryReader {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: BlobRange, _priority: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>> {
+        self.source.note(Call::Read(range));
+        let blob = self.source.0.blobs.lock()[&self.hash].clone();
+        let range = range.clip(blob.content.len() as u64);
+        let bytes = blob.content.slice(range.start as usize..range.end as usize);
+        Box::pin(self.source.answer(blob.read, bytes))
+    }
+
+    fn prefetch(&self, range: BlobRange) {
+        self.source.note(Call::Prefetch(range));
+    }
+}

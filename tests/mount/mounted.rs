@@ -1,0 +1,62 @@
+//! A real mount of blobs in memory, for one test.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use byhash::fs::{Filesystem, Owner};
+use byhash::fuse::{Mount, MountError, MountOptions};
+use byhash::ids::ContentHash;
+use byhash::metrics::Metrics;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::memory_source::MemorySource;
+
+/// Whether FUSE can be had. A test returns if not; in CI it fails.
+pub fn fuse_is_here(test: &str) -> bool {
+    let here = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
+    assert!(here || std::env::var_os("CI").is_none(), "CI must have /dev/fuse");
+    if !here {
+        eprintln!("{test} is skipped: /dev/fuse cannot be opened");
+    }
+    here
+}
+
+/// Mounts `source` at `directory`.
+pub fn mount(directory: &Path, source: &MemorySource, runtime: &Runtime) -> Result<Mount, MountError> {
+    let owner = Owner { uid: 0, gid: 0 };
+    let fs = Arc::new(Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner));
+    Mount::new(directory, fs, MountOptions::default(), runtime.handle().clone())
+}
+
+/// A mount in a directory of its own. Fields are dropped in this order.
+pub struct Mounted {
+    pub mount: Mount,
+    pub runtime: Runtime,
+    pub source: MemorySource,
+    pub directory: TempDir,
+}
+
+impl Mounted {
+    /// Mounts blobs that the test adds to `source`; `None` where there is no FUSE.
+    pub fn new(test: &str) -> Option<Self> {
+        if !fuse_is_here(test) {
+            return None;
+        }
+        let source = MemorySource::default();
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let mount = mount(directory.path(), &source, &runtime).unwrap();
+        Some(Self { mount, runtime, source, directory })
+    }
+
+    /// The directory of blobs.
+    pub fn by_hash(&self) -> PathBuf {
+        self.directory.path().join("by-hash")
+    }
+
+    /// The file of a blob.
+    pub fn file(&self, hash: ContentHash) -> PathBuf {
+        self.by_hash().join(hash.to_string())
+    }
+}

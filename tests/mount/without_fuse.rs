@@ -1,0 +1,292 @@
+//! The filesystem without FUSE, over blobs in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::memory_source::{Answer, Call, MemorySource};
+use byhash::fs::*;
+use byhash::ids::{BlobRange, ContentHash, PeerId};
+use byhash::metrics::Metrics;
+use byhash::transfer::{BlobState, FetchError};
+use tokio::time::Instant;
+
+const OWNER: Owner = Owner { uid: 7, gid: 8 };
+
+fn filesystem() -> (MemorySource, Filesystem) {
+    let source = MemorySource::default();
+    let fs = Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), OWNER);
+    (source, fs)
+}
+
+/// Looks `hash` up in by-hash, asking if need be.
+async fn lookup(fs: &Filesystem, hash: ContentHash) -> Result<Lookup, FsError> {
+    match fs.lookup(Ino::BY_HASH, hash.to_string().as_bytes()) {
+        LookupStep::Done(answer) => answer,
+        LookupStep::Ask(asked) => {
+            assert_eq!(asked, hash);
+            fs.ask_size(hash).await
+        }
+    }
+}
+
+async fn entry(fs: &Filesystem, hash: ContentHash) -> Entry {
+    match lookup(fs, hash).await {
+        Ok(Lookup::Found(entry)) => entry,
+        other => panic!("not found: {other:?}"),
+    }
+}
+
+async fn open(fs: &Filesystem, hash: ContentHash) -> u64 {
+    fs.open(entry(fs, hash).await.attr.ino, libc::O_RDONLY).unwrap()
+}
+
+fn missing(ttl: Duration) -> LookupStep {
+    LookupStep::Done(Ok(Lookup::Missing(ttl)))
+}
+
+#[test]
+fn the_root_has_by_hash_and_nothing_else() {
+    let (source, fs) = filesystem();
+    let LookupStep::Done(Ok(Lookup::Found(entry))) = fs.lookup(Ino::ROOT, b"by-hash") else { panic!() };
+    assert_eq!((entry.attr.ino, entry.attr.kind, entry.attr.nlink), (Ino::BY_HASH, Kind::Directory, 2));
+    assert_eq!(fs.lookup(Ino::ROOT, b"by-hush"), missing(NO_NAME_TTL));
+    assert_eq!(fs.attr(Ino::ROOT).unwrap().owner, OWNER);
+    assert_eq!(source.take_calls(), []);
+}
+
+#[test]
+fn a_name_that_is_no_hash_does_not_exist_and_nobody_is_asked() {
+    let (source, fs) = filesystem();
+    let hash = ContentHash::of(b"x").to_string();
+    for name in ["x", "..", ".Trash", &hash[1..], &hash.to_uppercase(), &format!("{hash}0")] {
+        assert_eq!(fs.lookup(Ino::BY_HASH, name.as_bytes()), missing(NO_NAME_TTL), "{name}");
+    }
+    assert_eq!(source.take_calls(), []);
+}
+
+#[tokio::test]
+async fn a_held_blob_is_found_without_asking_and_for_long() {
+    let (source, fs) = filesystem();
+    let hash = source.add(vec![1; 1025]);
+    let entry = entry(&fs, hash).await;
+    assert_eq!((entry.attr.size, entry.attr.blocks, entry.attr.nlink, entry.ttl), (1025, 3, 1, COMPLETE_TTL));
+    assert_eq!(fs.attr(entry.attr.ino).unwrap(), entry.attr);
+    assert_eq!(source.take_calls(), []);
+    assert_eq!(fs.lookup(entry.attr.ino, b"x"), LookupStep::Done(Err(FsError::NotADirectory)));
+}
+
+#[tokio::test]
+async fn an_incomplete_blob_is_asked_for_once_and_looked_at_each_time() {
+    let (source, fs) = filesystem();
+    let hash = source.add_with("abc", |blob| (blob.size_known, blob.state) = (false, BlobState::Absent));
+    let first = entry(&fs, hash).await;
+    assert_eq!((first.attr.size, first.ttl), (3, PARTIAL_TTL));
+    assert_eq!(source.take_calls(), [Call::Size]);
+    source.alter(hash, |blob| blob.state = BlobState::Complete);
+    let second = entry(&fs, hash).await;
+    assert_eq!((second.attr, second.ttl), (first.attr, COMPLETE_TTL));
+    assert_eq!(source.take_calls(), [], "the inode knows the size");
+}
+
+#[tokio::test]
+async fn the_empty_blob_exists_everywhere() {
+    let (source, fs) = filesystem();
+    let handle = open(&fs, ContentHash::EMPTY).await;
+    assert_eq!(fs.read(handle, 0, 4096).await.unwrap(), "");
+    let ino = entry(&fs, ContentHash::EMPTY).await.attr.ino;
+    assert_eq!(fs.xattr(ino, b"user.byhash.state", 99).unwrap(), XattrReply::Data(b"complete".to_vec()));
+    assert_eq!(source.take_calls(), []);
+}
+
+#[tokio::test]
+async fn lost_is_told_from_unreachable() {
+    let (source, fs) = filesystem();
+    let lost = source.absent("lost", Answer::Fail(FetchError::NotFound));
+    assert_eq!(lookup(&fs, lost).await, Ok(Lookup::Missing(NEGATIVE_TTL)));
+    for (error, errno) in [
+        (FetchError::Unreachable, libc::EHOSTUNREACH),
+        (FetchError::TimedOut, libc::ETIMEDOUT),
+        (FetchError::WrongBytes, libc::EIO),
+        (FetchError::Cancelled, libc::ECANCELED),
+    ] {
+        let hash = source.absent(&error.to_string(), Answer::Fail(error));
+        assert_eq!(lookup(&fs, hash).await.unwrap_err().errno(), errno);
+    }
+    assert_eq!(FsError::from(FetchError::NotFound).errno(), libc::ENOENT);
+    assert_eq!(fs.inode_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_answers_within_its_deadline() {
+    let (source, fs) = filesystem();
+    let hash = source.absent("silent", Answer::Never);
+    let start = Instant::now();
+    assert_eq!(lookup(&fs, hash).await, Err(FetchError::TimedOut.into()));
+    assert!(start.elapsed() < LOOKUP_DEADLINE);
+    assert_eq!(source.waiting(), 0, "the wish is withdrawn");
+}
+
+#[tokio::test]
+async fn only_reading_is_allowed() {
+    let (source, fs) = filesystem();
+    let hash = source.add("abc");
+    let ino = entry(&fs, hash).await.attr.ino;
+    for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_TRUNC, libc::O_APPEND] {
+        assert_eq!(fs.open(ino, flags), Err(FsError::ReadOnly), "{flags:#o}");
+    }
+    assert_eq!(fs.open(Ino::BY_HASH, libc::O_RDONLY), Err(FsError::IsADirectory));
+    assert_eq!(fs.open(Ino(4444), libc::O_RDONLY), Err(FsError::Stale));
+    assert_eq!(fs.open_count(), 0);
+}
+
+#[tokio::test]
+async fn a_read_gives_all_bytes_up_to_the_end() {
+    let (source, fs) = filesystem();
+    let content: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+    let handle = open(&fs, source.add(content.clone())).await;
+    assert_eq!(fs.read(handle, 10, 20).await.unwrap(), content[10..30]);
+    assert_eq!(fs.read(handle, 99_990, 4096).await.unwrap(), content[99_990..]);
+    for offset in [100_000, u64::MAX] {
+        assert_eq!(fs.read(handle, offset, u32::MAX).await.unwrap(), "");
+    }
+    fs.release(handle);
+    assert_eq!(fs.read(handle, 0, 1).await, Err(FsError::BadHandle));
+    assert_eq!(fs.open_count(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_is_read_ahead_and_a_page_is_not() {
+    let (source, fs) = filesystem();
+    let hash = source.add(vec![0; 1 << 20]);
+    let (streamed, sampled) = (open(&fs, hash).await, open(&fs, hash).await);
+    fs.read(sampled, 500_000, 4096).await.unwrap();
+    assert_eq!(source.take_calls(), [Call::Read(BlobRange::new(500_000, 504_096))]);
+    fs.read(streamed, 0, 131_072).await.unwrap();
+    assert_eq!(
+        source.take_calls(),
+        [Call::Prefetch(BlobRange::new(131_072, 393_216)), Call::Read(BlobRange::new(0, 131_072))]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_source_costs_one_deadline_and_not_one_a_page() {
+    let (source, fs) = filesystem();
+    let hash = source.add_with(vec![0; 1 << 20], |blob| blob.read = Answer::Never);
+    let handle = open(&fs, hash).await;
+    let start = Instant::now();
+    assert_eq!(fs.read(handle, 0, 131_072).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(start.elapsed(), READ_DEADLINE);
+    assert_eq!(source.waiting(), 0, "the wish is withdrawn");
+    for page in 0..32 {
+        assert_eq!(fs.read(handle, page * 4096, 4096).await, Err(FetchError::TimedOut.into()));
+    }
+    assert_eq!(start.elapsed(), READ_DEADLINE, "the pages of the failed read failed at once");
+
+    source.alter(hash, |blob| blob.read = Answer::Give);
+    assert_eq!(fs.read(handle, 131_072, 4096).await.unwrap().len(), 4096, "other bytes may be at hand");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(fs.read(handle, 0, 4096).await.unwrap().len(), 4096, "forgotten after a moment");
+}
+
+#[tokio::test]
+async fn a_short_reply_of_the_source_never_gets_out() {
+    let (source, fs) = filesystem();
+    let hash = source.add(vec![0; 100]);
+    let handle = open(&fs, hash).await;
+    source.alter(hash, |blob| blob.content.truncate(50));
+    assert_eq!(fs.read(handle, 0, 100).await, Err(FsError::WrongLength { wanted: 100, got: 50 }));
+}
+
+#[tokio::test]
+async fn forgetting_frees_the_inode_and_open_files_read_on() {
+    let (source, fs) = filesystem();
+    let hash = source.add("abc");
+    let handle = open(&fs, hash).await;
+    let ino = entry(&fs, hash).await.attr.ino;
+    fs.forget(ino, 2);
+    assert_eq!(fs.inode_count(), 0);
+    assert_eq!(fs.attr(ino), Err(FsError::Stale));
+    assert_eq!(fs.read(handle, 0, 9).await.unwrap(), "abc");
+    assert_eq!(entry(&fs, hash).await.attr.ino, ino, "the same number again");
+}
+
+/// Lists `ino` in portions of at most `room` names; names and cookies in order.
+fn list(fs: &Filesystem, ino: Ino, from: u64, room: usize) -> Vec<(String, u64)> {
+    let mut all: Vec<(String, u64)> = Vec::new();
+    loop {
+        let before = all.len();
+        let cookie = all.last().map_or(from, |(_, cookie)| *cookie);
+        fs.list(ino, cookie, &mut |entry| {
+            let full = all.len() == before + room;
+            if !full {
+                all.push((entry.name.clone(), entry.cookie));
+            }
+            full
+        })
+        .unwrap();
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn a_listing_in_portions_shows_every_complete_blob_once_in_order() {
+    let (source, fs) = filesystem();
+    let mut hashes: Vec<_> = (0..1000u32).map(|n| source.add(n.to_string())).collect();
+    hashes.sort_unstable();
+    source.add_with("partial", |blob| blob.state = BlobState::Partial);
+    let expected: Vec<_> =
+        [".", ".."].into_iter().map(str::to_owned).chain(hashes.iter().map(ToString::to_string)).collect();
+    for room in [1, 2, 3, 46, 64, 65, 5000] {
+        let shown = list(&fs, Ino::BY_HASH, 0, room);
+        assert!(shown.iter().map(|(name, _)| name).eq(&expected), "portions of {room}");
+        assert!(shown.is_sorted_by_key(|(_, cookie)| *cookie));
+        let (middle, cookie) = &shown[500];
+        let rest = list(&fs, Ino::BY_HASH, *cookie, room);
+        assert!(rest.iter().map(|(name, _)| name).eq(&expected[501..]), "taken up after {middle}");
+    }
+    let root: Vec<_> = list(&fs, Ino::ROOT, 0, 2).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(root, [".", "..", "by-hash"]);
+    assert_eq!(fs.list(Ino(4), 0, &mut |_| false), Err(FsError::NotADirectory));
+    assert_eq!(source.take_calls(), []);
+}
+
+#[test]
+fn a_blob_that_goes_away_during_a_listing_takes_no_other_with_it() {
+    let (source, fs) = filesystem();
+    let mut hashes: Vec<_> = (0..10u32).map(|n| source.add(n.to_string())).collect();
+    hashes.sort_unstable();
+    let cookie = list(&fs, Ino::BY_HASH, 0, 99)[6].1;
+    source.alter(hashes[4], |blob| blob.state = BlobState::Absent);
+    let rest = list(&fs, Ino::BY_HASH, cookie, 99);
+    assert!(rest.into_iter().map(|(name, _)| name).eq(hashes[5..].iter().map(ToString::to_string)));
+}
+
+#[tokio::test]
+async fn extended_attributes_follow_the_size_protocol() {
+    let (source, fs) = filesystem();
+    let holders = [PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32])];
+    let hash = source.add_with("abc", |blob| (blob.state, blob.holders) = (BlobState::Partial, holders.to_vec()));
+    let ino = entry(&fs, hash).await.attr.ino;
+    let state = b"user.byhash.state";
+    assert_eq!(fs.xattr(ino, state, 0), Ok(XattrReply::Size(7)));
+    assert_eq!(fs.xattr(ino, state, 6), Err(FsError::BufferTooSmall));
+    assert_eq!(fs.xattr(ino, state, 7), Ok(XattrReply::Data(b"partial".to_vec())));
+    let listed = format!("{}\n{}", holders[0], holders[1]).into_bytes();
+    assert_eq!(fs.xattr(ino, b"user.byhash.holders", 999), Ok(XattrReply::Data(listed)));
+    assert_eq!(fs.xattr(ino, b"security.capability", 0), Err(FsError::NoAttribute));
+    assert_eq!(fs.xattr(Ino::ROOT, state, 0), Err(FsError::NoAttribute));
+    let XattrReply::Data(names) = fs.xattr_names(ino, 999).unwrap() else { panic!() };
+    assert_eq!(names, b"user.byhash.state\0user.byhash.holders\0");
+    assert_eq!(fs.xattr_names(Ino::ROOT, 0), Ok(XattrReply::Size(0)));
+}
+
+#[test]
+fn df_shows_the_cache() {
+    let (source, fs) = filesystem();
+    source.add(vec![0; 8192]);
+    let figures = fs.statfs();
+    assert_eq!((figures.blocks, figures.free, figures.available), (1 << 18, (1 << 18) - 2, 1 << 16));
+    assert_eq!((figures.files, figures.name_max, figures.block_size), (1, 64, 4096));
+}
