@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::failure::CommandError;
 use crate::config::{Layers, NodeConfig, RawConfig, StateDir, Surroundings};
+use crate::transport::NetworkSecret;
 
 /// Which node is meant.
 #[derive(Debug, Clone, Args)]
@@ -87,7 +88,7 @@ pub(super) struct NodeFlags {
 }
 
 impl NodeFlags {
-    /// The node's configuration, checked. Nothing is made on disk.
+    /// The node's configuration, checked, the secret's file too. Nothing is made on disk.
     pub(super) fn node(&self) -> Result<NodeConfig, CommandError> {
         let given = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
         let flags = RawConfig {
@@ -99,6 +100,10 @@ impl NodeFlags {
             open: self.open.then_some(true),
             cache_size: self.cache_size.clone(),
         };
-        Ok(self.which.layers(flags)?.node()?)
+        let node = self.which.layers(flags)?.node()?;
+        if let Some(file) = &node.secret_file {
+            NetworkSecret::load(file).map_err(|error| CommandError::Misused(error.to_string()))?;
+        }
+        Ok(node)
     }
 }

@@ -5,6 +5,7 @@ use clap::Args;
 use super::failure::CommandError;
 use super::flags::StateFlags;
 use super::output::print;
+use crate::transport::Identity;
 
 /// The arguments of `byhash id`.
 #[derive(Debug, Args)]
@@ -17,7 +18,8 @@ impl Id {
     pub(super) fn run(self) -> Result<(), CommandError> {
         let state = self.which.state()?;
         state.create()?;
-        let _ = print;
-        Err(CommandError::Failed("this build has no keys".to_owned()))
+        let identity =
+            Identity::load_or_create(&state.key()).map_err(|error| CommandError::Failed(error.to_string()))?;
+        print(&format!("{}\n", identity.peer_id()))
     }
 }

@@ -50,19 +50,19 @@ struct Cli {
 /// What every help text ends with.
 const AFTER_HELP: &str = "\
 Examples:
-  byhash demo                                     see all of it work, in one minute, on this machine
-  byhash add model.bin                            put a file into this node's store; prints '<hash>  model.bin'
-  byhash serve --allow <id>                       serve it to the node with that id; prints 'ready <id>@<addr>'
+  byhash demo                              see all of it work, on this machine
+  byhash add model.bin                     keep a file here; prints '<hash>  model.bin'
+  byhash serve --allow <id>                hand it to the node <id>; prints 'ready <id>@<addr>'
   byhash mount /mnt/net --peer <id>@192.0.2.7:7117
-  cat /mnt/net/by-hash/<hash>                     read it there, on another machine
-  byhash get <hash> -o model.bin                  the same without a mount
+  cat /mnt/net/by-hash/<hash>              read it there, on another machine
+  byhash get <hash> -o model.bin           fetch it from the running node, without the mount
 
-A peer is [ID@]HOST:PORT. ID is what 'byhash id' prints there; the peer must prove to have that key.
-It may be left out where both sides have the same --secret-file (made by 'byhash secret').
-A node lets nobody in unless --allow, --secret-file or --open says so.
+A peer is [ID@]HOST:PORT. ID is what 'byhash id' prints there: the peer must prove that it
+has that key. It may be left out where both sides have the same --secret-file (made by
+'byhash secret'). A node lets nobody in unless --allow, --secret-file or --open says so.
 
-Settings come from flags, else BYHASH_<FLAG> variables (BYHASH_STATE, BYHASH_PEER, BYHASH_CONFIG, ...;
-lists separated by commas), else the configuration file, whose keys are the long flags.
+Settings come from flags, else from BYHASH_<FLAG> variables (BYHASH_STATE, BYHASH_PEER;
+lists separated by commas), else from the configuration file, whose keys are the flags.
 
 Exit codes: 0 done, 1 failed, 2 not understood (bad flag, peer, size, hash or configuration).";
 

@@ -3,6 +3,8 @@
 use clap::Args;
 
 use super::failure::CommandError;
+use super::output::print;
+use crate::transport::NetworkSecret;
 
 /// The arguments of `byhash secret`: none.
 #[derive(Debug, Args)]
@@ -10,6 +12,7 @@ pub(super) struct Secret {}
 
 impl Secret {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        Err(CommandError::Failed("this build has no secrets".to_owned()))
+        let secret = NetworkSecret::generate().map_err(|error| CommandError::Failed(error.to_string()))?;
+        print(&format!("{}\n", *secret.reveal()))
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::CommandError;
+use crate::fuse::unmount;
 
 /// The arguments of `byhash unmount`.
 #[derive(Debug, Args)]
@@ -15,6 +16,6 @@ pub(super) struct Unmount {
 
 impl Unmount {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        Err(CommandError::Failed(format!("this build cannot unmount {}", self.mountpoint.display())))
+        unmount(&self.mountpoint).map_err(|error| CommandError::Failed(error.to_string()))
     }
 }
