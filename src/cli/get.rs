@@ -103,8 +103,10 @@ async fn deliver(
         destination.finish()
     };
     tokio::select! {
-        copied = copy => copied,
+        // Signals first: they must be listened for before anything is written.
+        biased;
         asked = interrupted(), if cleaning => asked.and(Err(CommandError::Failed("interrupted".to_owned()))),
+        copied = copy => copied,
     }
 }
 
