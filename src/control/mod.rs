@@ -15,6 +15,7 @@ mod client;
 mod error;
 mod frame;
 mod message;
+mod node;
 mod server;
 
 pub use client::{BlobStream, Client};

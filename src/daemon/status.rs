@@ -51,6 +51,8 @@ pub enum PeerState {
     Unreachable,
     /// The last attempt was turned away, by the peer or, for a wrong key, by us.
     Refused,
+    /// It sent wrong bytes too often and is left alone for a while.
+    Quarantined,
 }
 
 /// A configured peer, as `byhash peers --json` shows it.

@@ -1,1 +1,40 @@
-//! Who has what: peers, their standing, have-queries.
+//! Who has what: the peers, their standing, and the question "do you have this?".
+//!
+//! A hash is a right to read, so it is never part of a question: peers are asked by
+//! [`HaveKey`](crate::ids::HaveKey), and only one that answered yes is sent the hash itself. All
+//! peers are asked at the same time, each over a lane kept free of bulk, and an answer is used the
+//! moment it comes: a silent peer delays nobody.
+
+mod answers;
+mod lanes;
+mod peer;
+mod survey;
+
+pub use lanes::{BULK_LANES, LaneKind, PooledLane, SMALL_LANES};
+pub use peer::{Peer, PeerSnapshot, PeerState};
+pub use survey::{Finding, Holders};
+
+use crate::transport::TransportError;
+
+/// Why a peer could not be used. The message is for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It failed a moment ago and is not tried again yet.
+    #[error("not tried again yet after: {0}")]
+    BackingOff(String),
+    /// It sent wrong bytes too often.
+    #[error("quarantined for sending wrong bytes")]
+    Quarantined,
+    /// It did not answer in time.
+    #[error("no answer within {0} ms")]
+    Silent(u128),
+    /// It answered something else than what was asked.
+    #[error("answered out of turn")]
+    OutOfTurn,
+    /// It closed the lane instead of answering.
+    #[error("closed the connection instead of answering")]
+    Closed,
+    /// The lane to it failed.
+    #[error(transparent)]
+    Lane(#[from] TransportError),
+}

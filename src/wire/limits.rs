@@ -12,15 +12,10 @@ pub const FRAME_PREFIX_LEN: usize = 4;
 /// [`Have`]: super::Have
 pub const MAX_FRAME_LEN: usize = 16 << 10;
 
-/// The unit of verification, in bytes: ranges on the wire are whole groups. 16 KiB, as iroh-blobs
-/// has it: 0.39 % of a blob's length for its proofs. `verify` has the same figure.
-pub const GROUP_LEN: u64 = 16 << 10;
+pub use crate::verify::{GROUP_LEN, MAX_BLOB_LEN};
 
 /// The longest range of one request, in bytes. The seed's limit for a blob.
 pub const MAX_RANGE_LEN: u64 = 16 << 20;
-
-/// The longest blob, in bytes: 1 PiB. Keeps every sum of offsets far from overflow.
-pub const MAX_BLOB_LEN: u64 = 1 << 50;
 
 /// The number of groups of the longest blob.
 pub const MAX_BLOB_GROUPS: u64 = MAX_BLOB_LEN / GROUP_LEN;

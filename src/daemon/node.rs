@@ -1,0 +1,193 @@
+//! A running node: identity, store, holders, engine, serving.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::status::{NodeStatus, PeerState, PeerStatus};
+use crate::config::NodeConfig;
+use crate::holders::{self, Holders};
+use crate::ids::PeerId;
+use crate::metrics::Metrics;
+use crate::store::{self, StagedBlob, Store};
+use crate::transfer::{BlobSource, Engine, Server};
+use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
+
+/// How long the serving side may take to end at a shutdown, its own drain included.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
+
+/// A running node.
+pub struct Node {
+    id: PeerId,
+    listen: SocketAddr,
+    store: Store,
+    holders: Arc<Holders>,
+    engine: Engine,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    notes: Mutex<Vec<String>>,
+    mountpoint: Mutex<Option<PathBuf>>,
+    shutdown: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Node {
+    /// Starts a node; when this returns it listens. Call it within a multi-threaded runtime.
+    ///
+    /// # Errors
+    /// In words: a key or secret that cannot be read, a state directory in use, an address that
+    /// cannot be listened on.
+    pub async fn start(config: &NodeConfig) -> anyhow::Result<Arc<Self>> {
+        config.state.create()?;
+        let metrics = Arc::new(Metrics::default());
+        let secret = config.secret_file.as_deref().map(NetworkSecret::load).transpose()?;
+        let identity = Identity::load_or_create(&config.state.key())?;
+        let store_config =
+            store::Config { dir: config.state.cache(), capacity: config.cache_size, ..store::Config::default() };
+        let store = Store::open(store_config, metrics.clone())?;
+        let admission = Admission {
+            allow: config.allow.iter().copied().collect::<HashSet<_>>(),
+            secret: secret.clone(),
+            open: config.open,
+        };
+        let mut notes = Vec::new();
+        if !admission.admits_anyone() {
+            notes.push("no peer may connect: none of --allow, --secret-file and --open is given".to_owned());
+        }
+        if config.peers.is_empty() {
+            notes.push("no peer is asked: --peer is not given".to_owned());
+        }
+        for note in &notes {
+            tracing::info!("{note}");
+        }
+        let id = identity.peer_id();
+        let listener = Listener::bind(config.listen, &identity, admission, metrics.clone())
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let listen = listener.local_addr();
+        let dialer = Arc::new(TcpDialer::new(identity, secret, metrics.clone()));
+        let holders = Holders::new(config.peers.clone(), dialer, metrics.clone());
+        let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
+        let (shutdown, stop) = watch::channel(false);
+        let server = Server::new(store.clone(), metrics.clone());
+        let tasks = vec![tokio::spawn(server.run(listener, stop)), tokio::spawn(holders.clone().keep_warm())];
+        Ok(Arc::new(Self {
+            id,
+            listen,
+            store,
+            holders,
+            engine,
+            metrics,
+            started: Instant::now(),
+            notes: Mutex::new(notes),
+            mountpoint: Mutex::new(None),
+            shutdown,
+            tasks: Mutex::new(tasks),
+        }))
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// The address it listens on, with the real port.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Its transfer engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Notes where it is mounted, and what a person should know about the mount.
+    pub fn note_mount(&self, mountpoint: PathBuf, notes: impl IntoIterator<Item = String>) {
+        *self.mountpoint.lock() = Some(mountpoint);
+        self.notes.lock().extend(notes);
+    }
+
+    /// Takes a staged blob into the store, durably.
+    ///
+    /// # Errors
+    /// In words: the store's.
+    pub async fn adopt(&self, staged: StagedBlob) -> anyhow::Result<()> {
+        let store = self.store.clone();
+        Ok(tokio::task::spawn_blocking(move || store.adopt(&staged)).await??)
+    }
+
+    /// How the node is.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            id: self.id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            listen: self.listen.to_string(),
+            mountpoint: self.mountpoint.lock().clone(),
+            uptime_secs: self.started.elapsed().as_secs(),
+            usage: self.engine.usage(),
+            lanes_open: self.metrics.lanes_open.get(),
+            transfers_pending: self.metrics.transfers_pending.get(),
+            metrics: self.metrics.snapshot().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            notes: self.notes.lock().clone(),
+        }
+    }
+
+    /// How its configured peers are.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.holders.snapshots().into_iter().map(peer_status).collect()
+    }
+
+    /// Ends the node: no new requests, what is under way may end for a bounded time, the store is
+    /// flushed.
+    pub async fn shutdown(&self) {
+        let _ = self.shutdown.send(true);
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        let mut tasks = tasks.into_iter();
+        if let Some(mut server) = tasks.next() {
+            if timeout(SHUTDOWN_DEADLINE, &mut server).await.is_err() {
+                server.abort();
+            }
+        }
+        tasks.for_each(|task| task.abort());
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the store could not be flushed: {error}"),
+            Err(_) => tracing::error!("the store could not be flushed"),
+        }
+    }
+}
+
+fn peer_status(peer: holders::PeerSnapshot) -> PeerStatus {
+    let state = match peer.state {
+        holders::PeerState::New => PeerState::Connecting,
+        holders::PeerState::Connected if peer.lanes == 0 => PeerState::Idle,
+        holders::PeerState::Connected => PeerState::Connected,
+        holders::PeerState::Unreachable => PeerState::Unreachable,
+        holders::PeerState::Refused => PeerState::Refused,
+        holders::PeerState::Quarantined => PeerState::Quarantined,
+    };
+    PeerStatus {
+        spec: peer.spec.to_string(),
+        id: peer.id,
+        state,
+        last_error: peer.last_error,
+        lanes: u32::try_from(peer.lanes).unwrap_or(u32::MAX),
+        fetched_bytes: peer.fetched_bytes,
+        rtt_ms: peer.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
+    }
+}

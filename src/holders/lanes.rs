@@ -1,0 +1,133 @@
+//! The lanes to one peer, kept open between exchanges.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::transport::{BoxLane, TransportError};
+
+/// Lanes to one peer that may carry bulk at the same time. Measured: four lanes of TLS over TCP
+/// carry twice what one does on two cores; more gain nothing.
+pub const BULK_LANES: usize = 4;
+
+/// Lanes to one peer that are kept free of bulk, so that a small read never queues behind one.
+pub const SMALL_LANES: usize = 4;
+
+/// Idle lanes kept open to one peer.
+const MAX_IDLE_LANES: usize = BULK_LANES + SMALL_LANES;
+
+/// What a lane is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneKind {
+    /// Much content.
+    Bulk,
+    /// A question or a little content.
+    Small,
+}
+
+/// The open lanes to one peer.
+pub(super) struct LanePool {
+    idle: Mutex<Vec<BoxLane>>,
+    bulk: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+}
+
+impl LanePool {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            idle: Mutex::new(Vec::new()),
+            bulk: Arc::new(Semaphore::new(BULK_LANES)),
+            small: Arc::new(Semaphore::new(SMALL_LANES)),
+        })
+    }
+
+    /// An idle lane, or the one that `dial` opens; waits while as many as may are in use.
+    pub(super) async fn lane<F>(self: &Arc<Self>, kind: LaneKind, dial: F) -> Result<PooledLane, TransportError>
+    where
+        F: Future<Output = Result<BoxLane, TransportError>>,
+    {
+        let slots = match kind {
+            LaneKind::Bulk => &self.bulk,
+            LaneKind::Small => &self.small,
+        };
+        let permit = slots.clone().acquire_owned().await.expect("the pool's semaphores are never closed");
+        let lane = match self.take_idle() {
+            Some(lane) => lane,
+            None => dial.await?,
+        };
+        Ok(PooledLane { lane, pool: self.clone(), _permit: permit })
+    }
+
+    /// The idle lane used last, the others being the likelier to have been closed meanwhile.
+    fn take_idle(&self) -> Option<BoxLane> {
+        loop {
+            let mut lane = self.idle.lock().pop()?;
+            if is_quiet(&mut lane) {
+                return Some(lane);
+            }
+        }
+    }
+
+    /// Keeps an open lane for later, unless there are enough.
+    pub(super) fn keep(&self, lane: BoxLane) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE_LANES {
+            idle.push(lane);
+        }
+    }
+
+    /// Whether at least one lane is open and quiet; lanes found closed are dropped.
+    pub(super) fn has_idle(&self) -> bool {
+        match self.take_idle() {
+            Some(lane) => {
+                self.keep(lane);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// How many lanes are open: idle, in use.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let in_use = BULK_LANES + SMALL_LANES - self.bulk.available_permits() - self.small.available_permits();
+        (self.idle.lock().len(), in_use)
+    }
+
+    /// Closes the idle lanes.
+    pub(super) fn close_idle(&self) {
+        self.idle.lock().clear();
+    }
+}
+
+/// Whether a lane that ought to be idle is: neither closed nor sending unasked.
+fn is_quiet(lane: &mut BoxLane) -> bool {
+    let mut byte = [0];
+    let mut buf = ReadBuf::new(&mut byte);
+    let mut context = Context::from_waker(Waker::noop());
+    matches!(Pin::new(lane).poll_read(&mut context, &mut buf), Poll::Pending)
+}
+
+/// A lane in use. [`PooledLane::release`] keeps it for the next exchange; merely dropped, it is
+/// closed, which is how an exchange is broken off.
+pub struct PooledLane {
+    lane: BoxLane,
+    pool: Arc<LanePool>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl PooledLane {
+    /// The lane itself.
+    pub fn io(&mut self) -> &mut BoxLane {
+        &mut self.lane
+    }
+
+    /// Gives the lane back: its last exchange ended in order, and nothing more is to come on it.
+    pub fn release(self) {
+        self.pool.keep(self.lane);
+    }
+}

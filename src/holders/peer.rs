@@ -1,0 +1,320 @@
+//! One configured peer: its lanes, how fast it is, whether it can be trusted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::PeerError;
+use super::lanes::{LaneKind, LanePool, PooledLane};
+use crate::ids::{PeerId, PeerSpec};
+use crate::transport::{Dialer, TransportError};
+
+/// The first pause after a failed dial; doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+
+/// The longest pause between dials by the keeper: a peer that comes back is used within seconds.
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(3);
+
+/// However long the pause, somebody who waits for bytes may have the peer dialled again after this.
+const MIN_REDIAL: Duration = Duration::from_millis(200);
+
+/// Wrong replies after which a peer is quarantined for everything.
+const MAX_STRIKES: u32 = 3;
+
+/// How long the first quarantine lasts; each further one twice as long, up to [`MAX_QUARANTINE`].
+const MIN_QUARANTINE: Duration = Duration::from_secs(60);
+
+/// The longest quarantine.
+const MAX_QUARANTINE: Duration = Duration::from_secs(3600);
+
+/// Weight of the newest sample in the moving averages of rate and round trip.
+const EWMA_WEIGHT: f64 = 0.25;
+
+/// Bytes a second assumed of a peer nothing is known of yet: fast, so that it is tried.
+const ASSUMED_RATE: f64 = 200e6;
+
+/// How long after a stall a peer is thought the slower for it.
+const STALL_MEMORY: Duration = Duration::from_secs(5);
+
+/// Seconds added to what is expected of a peer that stalled lately.
+const STALL_PENALTY: f64 = 1.0;
+
+/// What a peer is to us now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// Not dialled yet.
+    New,
+    /// The last dial or exchange went well.
+    Connected,
+    /// The last dial failed.
+    Unreachable,
+    /// It does not let us in, or presented another key than the one named.
+    Refused,
+    /// It sent wrong bytes too often.
+    Quarantined,
+}
+
+/// A peer, for people to look at.
+#[derive(Debug, Clone)]
+pub struct PeerSnapshot {
+    /// As configured.
+    pub spec: PeerSpec,
+    /// The key it presented, or the one configured.
+    pub id: Option<PeerId>,
+    /// What it is to us.
+    pub state: PeerState,
+    /// The last error in words.
+    pub last_error: Option<String>,
+    /// Lanes open.
+    pub lanes: usize,
+    /// Verified content bytes it sent.
+    pub fetched_bytes: u64,
+    /// Smoothed time to the first byte of an answer.
+    pub round_trip: Option<Duration>,
+    /// Replies that did not verify.
+    pub wrong_replies: u32,
+}
+
+/// One configured peer.
+pub struct Peer {
+    spec: PeerSpec,
+    dialer: Arc<dyn Dialer>,
+    pool: Arc<LanePool>,
+    standing: Mutex<Standing>,
+    /// Content bytes asked of it and still to come.
+    outstanding: AtomicU64,
+    fetched: AtomicU64,
+}
+
+struct Standing {
+    id: Option<PeerId>,
+    state: PeerState,
+    last_error: Option<String>,
+    last_dial: Option<Instant>,
+    backoff: Duration,
+    retry_at: Option<Instant>,
+    strikes: u32,
+    quarantines: u32,
+    quarantined_until: Option<Instant>,
+    rate: Option<f64>,
+    round_trip: Option<f64>,
+    stalled_at: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(spec: PeerSpec, dialer: Arc<dyn Dialer>) -> Arc<Self> {
+        let standing = Standing {
+            id: spec.id,
+            state: PeerState::New,
+            last_error: None,
+            last_dial: None,
+            backoff: MIN_BACKOFF,
+            retry_at: None,
+            strikes: 0,
+            quarantines: 0,
+            quarantined_until: None,
+            rate: None,
+            round_trip: None,
+            stalled_at: None,
+        };
+        Arc::new(Self {
+            spec,
+            dialer,
+            pool: LanePool::new(),
+            standing: Mutex::new(standing),
+            outstanding: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+        })
+    }
+
+    /// As configured.
+    pub fn spec(&self) -> &PeerSpec {
+        &self.spec
+    }
+
+    /// The key it presented, or the one configured.
+    pub fn id(&self) -> Option<PeerId> {
+        self.standing.lock().id
+    }
+
+    /// A lane to it: an open one, or a new one.
+    pub async fn lane(&self, kind: LaneKind) -> Result<PooledLane, PeerError> {
+        self.check_usable()?;
+        match self.pool.lane(kind, self.dial()).await {
+            Ok(lane) => Ok(lane),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it may be tried now.
+    fn check_usable(&self) -> Result<(), PeerError> {
+        let mut standing = self.standing.lock();
+        let now = Instant::now();
+        if let Some(until) = standing.quarantined_until {
+            if now < until {
+                return Err(PeerError::Quarantined);
+            }
+            standing.quarantined_until = None;
+            standing.strikes = 0;
+            standing.state = PeerState::New;
+        }
+        let waiting = standing.retry_at.is_some_and(|at| now < at);
+        let dialled_lately = standing.last_dial.is_some_and(|at| now < at + MIN_REDIAL);
+        if waiting && dialled_lately {
+            return Err(PeerError::BackingOff(standing.last_error.clone().unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    async fn dial(&self) -> Result<crate::transport::BoxLane, TransportError> {
+        self.standing.lock().last_dial = Some(Instant::now());
+        let result = self.dialer.dial(&self.spec).await;
+        let mut standing = self.standing.lock();
+        match &result {
+            Ok(lane) => {
+                standing.id = Some(lane.peer());
+                standing.state = PeerState::Connected;
+                standing.backoff = MIN_BACKOFF;
+                standing.retry_at = None;
+                standing.last_error = None;
+            }
+            Err(error) => {
+                let pause = jittered(standing.backoff);
+                standing.state = if is_refusal(error) { PeerState::Refused } else { PeerState::Unreachable };
+                let text = error.to_string();
+                if standing.last_error.as_ref() != Some(&text) {
+                    tracing::warn!(peer = %self.spec, "cannot reach the peer: {text}");
+                }
+                standing.last_error = Some(text);
+                standing.retry_at = Some(Instant::now() + pause);
+                standing.backoff = (standing.backoff * 2).min(MAX_BACKOFF);
+            }
+        }
+        result
+    }
+
+    /// Opens a lane if none is open, so that the first read finds one.
+    pub(super) async fn keep_warm(&self) {
+        let due = self.standing.lock().retry_at.is_none_or(|at| Instant::now() >= at);
+        if due && self.pool.counts().1 == 0 && !self.pool.has_idle() && self.check_usable().is_ok() {
+            if let Ok(lane) = self.dial().await {
+                self.pool.keep(lane);
+            }
+        }
+    }
+
+    /// Notes that an exchange on a lane failed: the open lanes are probably dead too.
+    pub fn note_failure(&self, what: &str) {
+        self.pool.close_idle();
+        let mut standing = self.standing.lock();
+        standing.last_error = Some(what.to_owned());
+    }
+
+    /// Notes a reply that did not verify. True if the peer is now quarantined for everything.
+    pub fn note_wrong_bytes(&self) -> bool {
+        let mut standing = self.standing.lock();
+        standing.strikes += 1;
+        standing.last_error = Some("sent wrong bytes".to_owned());
+        if standing.strikes < MAX_STRIKES {
+            return false;
+        }
+        let length = MIN_QUARANTINE.saturating_mul(1 << standing.quarantines.min(10)).min(MAX_QUARANTINE);
+        standing.quarantines += 1;
+        standing.quarantined_until = Some(Instant::now() + length);
+        standing.state = PeerState::Quarantined;
+        tracing::warn!(peer = %self.spec, "quarantined for {} s: it keeps sending wrong bytes", length.as_secs());
+        true
+    }
+
+    /// Notes `bytes` of verified content that took `elapsed` from the request.
+    pub fn note_delivery(&self, bytes: u64, elapsed: Duration) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        let sample = bytes as f64 / elapsed.as_secs_f64().max(1e-6);
+        let mut standing = self.standing.lock();
+        standing.rate = Some(blend(standing.rate, sample));
+        standing.stalled_at = None;
+        standing.last_error = None;
+        standing.state = PeerState::Connected;
+    }
+
+    /// Notes that it kept an exchange waiting for too long.
+    pub fn note_stall(&self) {
+        self.standing.lock().stalled_at = Some(Instant::now());
+    }
+
+    /// Notes the time from a question to the first byte of its answer.
+    pub fn note_round_trip(&self, elapsed: Duration) {
+        let mut standing = self.standing.lock();
+        standing.round_trip = Some(blend(standing.round_trip, elapsed.as_secs_f64()));
+    }
+
+    /// Smoothed time from a question to the first byte of its answer.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.standing.lock().round_trip.map(Duration::from_secs_f64)
+    }
+
+    /// Adds to the content bytes asked of it and still to come.
+    pub fn add_outstanding(&self, bytes: u64) {
+        self.outstanding.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes from the content bytes asked of it and still to come.
+    pub fn sub_outstanding(&self, bytes: u64) {
+        self.outstanding.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Seconds until `more` further bytes would be here, going by its past.
+    pub fn expected_secs(&self, more: u64) -> f64 {
+        let (rate, delay) = {
+            let standing = self.standing.lock();
+            let stalled = standing.stalled_at.is_some_and(|at| at.elapsed() < STALL_MEMORY);
+            let penalty = if stalled { STALL_PENALTY } else { 0.0 };
+            (standing.rate.unwrap_or(ASSUMED_RATE), standing.round_trip.unwrap_or(0.0) + penalty)
+        };
+        delay + (self.outstanding.load(Ordering::Relaxed) + more) as f64 / rate.max(1.0)
+    }
+
+    /// What people may see of it.
+    pub fn snapshot(&self) -> PeerSnapshot {
+        let (idle, in_use) = self.pool.counts();
+        let standing = self.standing.lock();
+        PeerSnapshot {
+            spec: self.spec.clone(),
+            id: standing.id,
+            state: standing.state,
+            last_error: standing.last_error.clone(),
+            lanes: idle + in_use,
+            fetched_bytes: self.fetched.load(Ordering::Relaxed),
+            round_trip: standing.round_trip.map(Duration::from_secs_f64),
+            wrong_replies: standing.strikes,
+        }
+    }
+}
+
+/// An exponentially weighted moving average with one more sample.
+fn blend(old: Option<f64>, sample: f64) -> f64 {
+    old.map_or(sample, |old| old + EWMA_WEIGHT * (sample - old))
+}
+
+/// `pause` lengthened by up to a half, so that nodes do not redial in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 1];
+    // Without randomness the pause is merely not jittered.
+    let _ = getrandom::fill(&mut random);
+    pause + pause.mul_f64(f64::from(random[0]) / 512.0)
+}
+
+/// Whether a peer that is there does not want us, or is not who it should be.
+fn is_refusal(error: &TransportError) -> bool {
+    matches!(
+        error,
+        TransportError::Refused { .. }
+            | TransportError::WrongKey { .. }
+            | TransportError::Unproven(_)
+            | TransportError::NoWayToTrust(_)
+            | TransportError::Myself
+    )
+}

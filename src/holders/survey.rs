@@ -1,0 +1,175 @@
+//! Asking all peers at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::answers::Answers;
+use super::lanes::LaneKind;
+use super::peer::{MAX_BACKOFF, Peer};
+use super::{PeerError, PeerSnapshot};
+use crate::ids::{ContentHash, PeerId, PeerSpec};
+use crate::metrics::Metrics;
+use crate::transport::{Dialer, read_message, write_message};
+use crate::wire::{Have, HaveAnswer, Message};
+
+/// How long one peer may take to answer a have-query, dialling included. Below the two seconds a
+/// name lookup may take, so that what the others said is still of use.
+pub const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// How often the keeper looks after each peer's lanes.
+const KEEPER_PERIOD: Duration = Duration::from_millis(500);
+
+const _: () = assert!(KEEPER_PERIOD.as_millis() < MAX_BACKOFF.as_millis());
+
+/// What one peer said about one blob.
+#[derive(Debug)]
+pub enum Finding {
+    /// It has all of it, or the group ranges named.
+    Has(usize, HaveAnswer),
+    /// It has none of it.
+    HasNot(usize),
+    /// It took the question and did not answer in time.
+    Silent(usize),
+    /// It could not be asked.
+    Unreachable(usize),
+}
+
+/// All configured peers and what they said lately.
+pub struct Holders {
+    peers: Vec<Arc<Peer>>,
+    answers: Answers,
+    metrics: Arc<Metrics>,
+}
+
+impl Holders {
+    /// The peers of `specs`, dialled through `dialer`.
+    pub fn new(specs: Vec<PeerSpec>, dialer: Arc<dyn Dialer>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let peers = specs.into_iter().map(|spec| Peer::new(spec, dialer.clone())).collect();
+        Arc::new(Self { peers, answers: Answers::new(), metrics })
+    }
+
+    /// All peers; a peer's place in this slice is its index.
+    pub fn peers(&self) -> &[Arc<Peer>] {
+        &self.peers
+    }
+
+    /// What people may see of the peers.
+    pub fn snapshots(&self) -> Vec<PeerSnapshot> {
+        self.peers.iter().map(|peer| peer.snapshot()).collect()
+    }
+
+    /// The peers that said they have some of `hash`, as far as remembered.
+    pub fn known_holders(&self, hash: &ContentHash) -> Vec<PeerId> {
+        self.answers.holders(hash).into_iter().filter_map(|index| self.peers[index].id()).collect()
+    }
+
+    /// Asks every peer about `hash`; one finding a peer arrives on the returned channel, in the
+    /// order in which they come, remembered ones at once. The channel then closes. Dropping the
+    /// receiver ends the asking.
+    pub fn survey(self: &Arc<Self>, hash: ContentHash) -> mpsc::Receiver<Finding> {
+        let (findings, receiver) = mpsc::channel(self.peers.len().max(1));
+        for index in 0..self.peers.len() {
+            if let Some(said) = self.answers.get(&hash, index) {
+                let _ = findings.try_send(finding(index, said));
+                continue;
+            }
+            let (holders, findings) = (self.clone(), findings.clone());
+            tokio::spawn(async move {
+                let result = tokio::select! {
+                    result = holders.ask(index, hash) => result,
+                    () = findings.closed() => return,
+                };
+                let found = match result {
+                    Ok(said) => {
+                        holders.answers.put(hash, index, said.clone());
+                        finding(index, said)
+                    }
+                    Err(PeerError::Silent(_)) => Finding::Silent(index),
+                    Err(error) => {
+                        tracing::debug!(peer = %holders.peers[index].spec(), "have-query failed: {error}");
+                        Finding::Unreachable(index)
+                    }
+                };
+                let _ = findings.send(found).await;
+            });
+        }
+        receiver
+    }
+
+    /// Forgets that the peer with index `index` said it has `hash`: it turned out otherwise.
+    pub fn forget(&self, hash: &ContentHash, index: usize) {
+        self.answers.forget(hash, index);
+    }
+
+    /// Asks one peer. A lane that the peer closed while it lay idle says nothing about the peer, so
+    /// the question is put once more.
+    async fn ask(&self, index: usize, hash: ContentHash) -> Result<HaveAnswer, PeerError> {
+        let peer = &self.peers[index];
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        let question = Message::Have(Have { keys: vec![hash.have_key()] });
+        self.metrics.have_queries.inc();
+        let mut asked = false;
+        let answer = async {
+            let mut again = true;
+            loop {
+                let mut lane = peer.lane(LaneKind::Small).await?;
+                asked = true;
+                let start = Instant::now();
+                let reply = match write_message(lane.io(), &question).await {
+                    Ok(()) => read_message(lane.io()).await,
+                    Err(error) => Err(error),
+                };
+                match reply {
+                    Ok(Some(Message::HaveReply(mut reply))) if reply.answers.len() == 1 => {
+                        peer.note_round_trip(start.elapsed());
+                        lane.release();
+                        return Ok(reply.answers.pop().unwrap_or(HaveAnswer::None));
+                    }
+                    Ok(Some(_)) => return Err(PeerError::OutOfTurn),
+                    Ok(None) if !again => return Err(PeerError::Closed),
+                    Err(error) if !again => return Err(error.into()),
+                    Ok(None) | Err(_) => again = false,
+                }
+            }
+        };
+        match timeout(deadline - Instant::now(), answer).await {
+            Ok(result) => result.inspect_err(|error| {
+                if asked {
+                    peer.note_failure(&error.to_string());
+                }
+            }),
+            Err(_) if asked => {
+                let silent = PeerError::Silent(ANSWER_DEADLINE.as_millis());
+                peer.note_failure(&silent.to_string());
+                Err(silent)
+            }
+            Err(_) => Err(PeerError::BackingOff("no connection in time".to_owned())),
+        }
+    }
+
+    /// Keeps a lane to every peer warm. Runs until dropped.
+    pub async fn keep_warm(self: Arc<Self>) {
+        let mut keepers = tokio::task::JoinSet::new();
+        for peer in &self.peers {
+            let peer = peer.clone();
+            keepers.spawn(async move {
+                loop {
+                    peer.keep_warm().await;
+                    tokio::time::sleep(KEEPER_PERIOD).await;
+                }
+            });
+        }
+        keepers.join_all().await;
+        std::future::pending::<()>().await;
+    }
+}
+
+fn finding(index: usize, said: HaveAnswer) -> Finding {
+    match said {
+        HaveAnswer::None => Finding::HasNot(index),
+        has => Finding::Has(index, has),
+    }
+}

@@ -1,0 +1,152 @@
+//! The memory that content in flight may take: one budget for the whole node.
+//!
+//! Every buffer is paid for before it exists, so that neither the number of transfers nor what a
+//! peer claims decides how much memory is used. Segment-sized buffers are kept and used again: a
+//! fresh one costs more in page faults than the bytes take to hash.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::metrics::Metrics;
+use crate::verify::GROUP_LEN;
+
+/// Bytes of the largest buffer: what is received, verified, written and passed on in one piece.
+/// The seed's window (about 256 KiB in flight a stream).
+pub const SEGMENT_LEN: usize = 256 * 1024;
+
+/// Bytes of all buffers together. Sized for eight lanes with four segments each, three times over.
+pub const BUDGET_LEN: usize = 64 * 1024 * 1024;
+
+/// Bytes one permit of the budget stands for.
+const UNIT_LEN: usize = GROUP_LEN as usize;
+
+const _: () = assert!(SEGMENT_LEN.is_multiple_of(UNIT_LEN) && BUDGET_LEN.is_multiple_of(SEGMENT_LEN));
+
+/// Hands out buffers as long as the budget lasts; waits otherwise.
+#[derive(Debug, Clone)]
+pub struct BufferBudget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    permits: Arc<Semaphore>,
+    free: Mutex<Vec<Box<[u8]>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl BufferBudget {
+    /// A budget of [`BUDGET_LEN`] bytes.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let permits = Arc::new(Semaphore::new(BUDGET_LEN / UNIT_LEN));
+        Self(Arc::new(Inner { permits, free: Mutex::new(Vec::new()), metrics }))
+    }
+
+    /// A buffer of `len` bytes, at most [`SEGMENT_LEN`]; waits until the budget allows it. Its
+    /// content is arbitrary.
+    pub async fn buffer(&self, len: usize) -> Buffer {
+        assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
+        let units = u32::try_from(len.div_ceil(UNIT_LEN).max(1)).expect("a segment is a few units");
+        let permit =
+            self.0.permits.clone().acquire_many_owned(units).await.expect("the budget's semaphore is never closed");
+        self.0.metrics.budget_used_bytes.add(u64::from(units) * UNIT_LEN as u64);
+        let data = if len > SEGMENT_LEN / 2 {
+            self.0.free.lock().pop().unwrap_or_else(|| vec![0; SEGMENT_LEN].into_boxed_slice())
+        } else {
+            vec![0; len].into_boxed_slice()
+        };
+        Buffer { data, len, units, _permit: permit, budget: self.0.clone() }
+    }
+
+    /// Bytes not in use.
+    pub fn available(&self) -> usize {
+        self.0.permits.available_permits() * UNIT_LEN
+    }
+}
+
+/// Some bytes of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    data: Box<[u8]>,
+    len: usize,
+    units: u32,
+    _permit: OwnedSemaphorePermit,
+    budget: Arc<Inner>,
+}
+
+impl Buffer {
+    /// The same bytes, shareable; the budget gets them back when the last share is dropped.
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.budget.metrics.budget_used_bytes.sub(u64::from(self.units) * UNIT_LEN as u64);
+        if self.data.len() == SEGMENT_LEN {
+            self.budget.free.lock().push(std::mem::take(&mut self.data));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_budget_is_returned_when_the_last_share_goes() {
+        let metrics = Arc::new(Metrics::default());
+        let budget = BufferBudget::new(metrics.clone());
+        let bytes = budget.buffer(SEGMENT_LEN).await.freeze();
+        let share = bytes.slice(5..6);
+        drop(bytes);
+        assert_eq!(budget.available(), BUDGET_LEN - SEGMENT_LEN);
+        drop(share);
+        assert_eq!(budget.available(), BUDGET_LEN);
+        assert_eq!(metrics.budget_used_bytes.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_more_than_there_is() {
+        let budget = BufferBudget::new(Arc::default());
+        let mut held = Vec::new();
+        for _ in 0..BUDGET_LEN / SEGMENT_LEN {
+            held.push(budget.buffer(SEGMENT_LEN).await);
+        }
+        let mut waiting = Box::pin(budget.buffer(1));
+        assert!(futures_poll(&mut waiting).is_none());
+        held.pop();
+        assert_eq!(waiting.await.len(), 1);
+    }
+
+    /// Polls once: `None` while pending.
+    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        }
+    }
+}

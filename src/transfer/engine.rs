@@ -1,0 +1,228 @@
+//! The engine: one fetch task a blob that is wanted, and what they all share.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dashmap::DashMap;
+use lru::LruCache;
+use parking_lot::Mutex;
+use rangemap::RangeSet;
+use tokio::sync::{mpsc, oneshot};
+
+use super::buffers::BufferBudget;
+use super::fetch::{self, Command, Destination, Filled};
+use super::pending::{PendingTransfers, TransferStatus};
+use super::reader::Reader;
+use super::recent::RecentSegments;
+use super::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
+use crate::holders::Holders;
+use crate::ids::{BlobRange, ContentHash, PeerId};
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+use crate::verify::{group_count, groups_of};
+use crate::wire::MAX_RANGE_LEN;
+
+/// Blobs whose proven size is remembered in memory.
+const MAX_SIZES: usize = 64 * 1024;
+
+/// Bytes that [`Engine::fetch`] keeps wanting ahead of what is in the store.
+const FETCH_WINDOW_LEN: u64 = 2 * MAX_RANGE_LEN;
+
+/// What the parts of the engine share.
+pub struct Shared {
+    pub(super) store: Store,
+    pub(super) holders: Arc<Holders>,
+    pub(super) budget: BufferBudget,
+    pub(super) recent: RecentSegments,
+    pub(super) pending: Arc<PendingTransfers>,
+    pub(super) metrics: Arc<Metrics>,
+    sizes: Mutex<LruCache<ContentHash, u64>>,
+    fetches: DashMap<ContentHash, mpsc::Sender<Command>>,
+    warned: AtomicBool,
+}
+
+impl Shared {
+    /// Remembers a proven size.
+    pub(super) fn remember_size(&self, hash: ContentHash, size: u64) {
+        self.sizes.lock().put(hash, size);
+    }
+
+    /// Notes that the cache could not take something: once in the log, always in the metrics.
+    pub(super) fn note_store_failure(&self, error: &StoreError) {
+        self.metrics.store_write_errors.inc();
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the cache does not take what was fetched; reads go on uncached: {error}");
+        }
+    }
+
+    /// The size of `hash`, if it is proven.
+    fn known_size(&self, hash: &ContentHash) -> Option<u64> {
+        if *hash == ContentHash::EMPTY {
+            return Some(0);
+        }
+        if let Some(size) = self.sizes.lock().get(hash) {
+            return Some(*size);
+        }
+        let size = self.store.lookup(hash).ok().flatten()?.size;
+        self.remember_size(*hash, size);
+        Some(size)
+    }
+
+    /// Sends a command to the fetch task of `hash`, starting one if there is none.
+    async fn command(self: &Arc<Self>, hash: ContentHash, mut command: Command) {
+        loop {
+            let task = self.task(hash);
+            match task.send(command).await {
+                Ok(()) => return,
+                Err(unsent) => {
+                    command = unsent.0;
+                    self.fetches.remove_if(&hash, |_, sender| sender.is_closed());
+                }
+            }
+        }
+    }
+
+    fn task(self: &Arc<Self>, hash: ContentHash) -> mpsc::Sender<Command> {
+        let size = self.known_size(&hash);
+        let mut entry = self.fetches.entry(hash).or_insert_with(|| fetch::spawn(self.clone(), hash, size));
+        if entry.is_closed() {
+            *entry = fetch::spawn(self.clone(), hash, size);
+        }
+        entry.clone()
+    }
+
+    /// The fetch task of `hash` has ended.
+    pub(super) fn task_ended(&self, hash: &ContentHash) {
+        self.fetches.remove_if(hash, |_, sender| sender.is_closed());
+    }
+
+    /// Wants groups; see [`Command::Want`].
+    pub(super) async fn want(
+        self: &Arc<Self>,
+        hash: ContentHash,
+        destination: Option<Destination>,
+        left: RangeSet<u64>,
+        priority: Priority,
+    ) -> Result<Filled, FetchError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(hash, Command::Want { destination, left, priority, reply }).await;
+        answer.await.unwrap_or(Err(FetchError::Cancelled))
+    }
+
+    /// Starts fetching `range` ahead, as long as the reader of the token lives. A hint: dropped
+    /// when the task has more to do than it can note.
+    pub(super) fn prefetch(self: &Arc<Self>, hash: ContentHash, size: u64, range: BlobRange, reader: &Arc<()>) {
+        let groups = groups_of(size, range);
+        if !groups.is_empty() {
+            let command = Command::Prefetch { groups, reader: Arc::downgrade(reader) };
+            let _ = self.task(hash).try_send(command);
+        }
+    }
+}
+
+/// The transfer engine of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// An engine over `store` that fetches from `holders`. Must be used within a tokio runtime.
+    pub fn new(store: Store, holders: Arc<Holders>, metrics: Arc<Metrics>) -> Self {
+        let sizes = NonZeroUsize::new(MAX_SIZES).expect("the constant is not zero");
+        let shared = Shared {
+            store,
+            holders,
+            budget: BufferBudget::new(metrics.clone()),
+            recent: RecentSegments::new(),
+            pending: Arc::new(PendingTransfers::new(metrics.clone())),
+            metrics,
+            sizes: Mutex::new(LruCache::new(sizes)),
+            fetches: DashMap::new(),
+            warned: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The budget that all content in flight is paid from, for the serving side too.
+    pub fn budget(&self) -> BufferBudget {
+        self.shared.budget.clone()
+    }
+
+    /// The exchanges in flight on the requester's side.
+    pub fn transfers(&self) -> Vec<TransferStatus> {
+        self.shared.pending.list()
+    }
+
+    /// Fetches what is missing of a blob into the store and returns when it is complete there.
+    /// `progress` is told how many bytes of the size are done.
+    ///
+    /// # Errors
+    /// As for reads. When the store cannot take the blob, the fetch ends as well as it can; whether
+    /// the blob is held is then for [`BlobSource::state`] to say.
+    pub async fn fetch(&self, hash: ContentHash, progress: impl Fn(u64, u64)) -> Result<u64, FetchError> {
+        let size = self.size(hash).await?;
+        let token = Arc::new(());
+        let (groups, mut done) = (group_count(size), 0);
+        let step = MAX_RANGE_LEN / 4 / crate::verify::GROUP_LEN;
+        while done < groups && size > 0 {
+            let end = groups.min(done + step);
+            let start = done * crate::verify::GROUP_LEN;
+            self.shared.prefetch(hash, size, BlobRange::new(start, start + FETCH_WINDOW_LEN), &token);
+            let left = RangeSet::from_iter([done..end]);
+            self.shared.want(hash, None, left, Priority::Prefetch).await?;
+            done = end;
+            progress((done * crate::verify::GROUP_LEN).min(size), size);
+        }
+        Ok(size)
+    }
+}
+
+impl BlobSource for Engine {
+    fn known_size(&self, hash: &ContentHash) -> Option<u64> {
+        self.shared.known_size(hash)
+    }
+
+    fn size(&self, hash: ContentHash) -> BoxFuture<'_, Result<u64, FetchError>> {
+        Box::pin(async move {
+            if let Some(size) = self.shared.known_size(&hash) {
+                return Ok(size);
+            }
+            let (reply, answer) = oneshot::channel();
+            self.shared.command(hash, Command::Size(reply)).await;
+            answer.await.unwrap_or(Err(FetchError::Cancelled))
+        })
+    }
+
+    fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader> {
+        Arc::new(Reader::new(self.shared.clone(), hash, size))
+    }
+
+    fn state(&self, hash: &ContentHash) -> BlobState {
+        if *hash == ContentHash::EMPTY {
+            return BlobState::Complete;
+        }
+        match self.shared.store.lookup(hash) {
+            Ok(Some(info)) if info.is_complete() => BlobState::Complete,
+            Ok(Some(_)) => BlobState::Partial,
+            Ok(None) | Err(_) => BlobState::Absent,
+        }
+    }
+
+    fn known_holders(&self, hash: &ContentHash) -> Vec<PeerId> {
+        self.shared.holders.known_holders(hash)
+    }
+
+    fn complete_blobs(&self, after: Option<ContentHash>, limit: usize) -> Vec<(ContentHash, u64)> {
+        self.shared.store.complete_blobs(after, limit).unwrap_or_else(|error| {
+            tracing::error!("the index cannot be read: {error}");
+            Vec::new()
+        })
+    }
+
+    fn usage(&self) -> SpaceUsage {
+        let usage = self.shared.store.usage();
+        SpaceUsage { capacity: usage.capacity, used: usage.used, available: usage.available, blobs: usage.blobs }
+    }
+}

@@ -1,0 +1,265 @@
+//! One exchange on the requester's side: a request on a lane, its reply verified as it arrives.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout};
+
+use super::buffers::{BufferBudget, SEGMENT_LEN};
+use super::pending::PendingGuard;
+use crate::holders::{LaneKind, Peer, PeerError, PooledLane};
+use crate::ids::{BlobRange, ContentHash, TransferId};
+use crate::metrics::Metrics;
+use crate::transport::{BoxLane, TransportError, read_message, write_message};
+use crate::verify::{GROUP_LEN, Proof, bytes_of, group_count, proof_len, with_last_group};
+use crate::wire::{MAX_RANGE_LEN, Message, Request};
+
+/// How long a holder may keep silent in the middle of an exchange before the lane is given up. The
+/// range is asked of another holder long before that (see `fetch`); this bounds what a silent
+/// holder may tie up.
+pub const SILENCE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Bytes up to which an exchange may use a lane kept free of bulk.
+pub const SMALL_LEN: u64 = SEGMENT_LEN as u64;
+
+/// Bytes read from a lane at once: whole groups, few enough to be hashed while still in the
+/// processor's cache.
+const READ_LEN: usize = 64 * 1024;
+
+const _: () = assert!(READ_LEN.is_multiple_of(GROUP_LEN as usize) && SEGMENT_LEN.is_multiple_of(READ_LEN));
+const _: () = assert!(MAX_RANGE_LEN.is_multiple_of(SEGMENT_LEN as u64));
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The blob.
+    pub hash: ContentHash,
+    /// The groups wanted, at most [`MAX_RANGE_LEN`] of content.
+    pub groups: Range<u64>,
+    /// The size, if it is proven already. If not, the reply proves it.
+    pub size: Option<u64>,
+}
+
+/// Why an exchange did not bring all that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The holder has not got the range.
+    #[error("it does not have it")]
+    NotFound,
+    /// The holder has too much to do.
+    #[error("it is busy for {} ms", .0.as_millis())]
+    Busy(Duration),
+    /// The holder refused.
+    #[error("it refused: {0}")]
+    Refused(String),
+    /// The proof or a group did not match the hash, or the size contradicts the proven one.
+    #[error("it sent wrong bytes: {0}")]
+    WrongBytes(String),
+    /// Nothing came for [`SILENCE_DEADLINE`].
+    #[error("it fell silent")]
+    Silent,
+    /// The lane failed, or the holder closed it.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The holder broke the protocol.
+    #[error("it answered out of turn")]
+    OutOfTurn,
+    /// The holder could not be reached.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+impl From<TransportError> for ExchangeError {
+    fn from(error: TransportError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Takes what an exchange brings, in the order in which it arrives.
+pub trait Sink: Send {
+    /// The size, proof and ranges are settled; content follows. With an unknown size the size is
+    /// not proven before the last group has come through [`Sink::segment`].
+    fn begin(&mut self, proof: Arc<Proof>) -> impl Future<Output = ()> + Send;
+
+    /// Verified whole groups beginning at `first`; they do not cross the end of a segment.
+    fn segment(&mut self, first: u64, bytes: Bytes) -> impl Future<Output = ()> + Send;
+}
+
+/// What an exchange needs besides the question.
+pub struct Exchange<'a> {
+    /// The holder.
+    pub peer: &'a Peer,
+    /// Where the exchange is listed.
+    pub pending: &'a PendingGuard,
+    /// Its id on the wire.
+    pub id: TransferId,
+    /// Pays for the buffers.
+    pub budget: &'a BufferBudget,
+    /// Counts.
+    pub metrics: &'a Metrics,
+}
+
+impl Exchange<'_> {
+    /// Carries the exchange out. On success all groups asked for (and the last one, if the size
+    /// was unknown) have gone to `sink`. Dropping the future closes the lane.
+    pub async fn run(&self, ask: &Ask, sink: &mut impl Sink) -> Result<(), ExchangeError> {
+        let kind = if bytes_asked(ask) <= SMALL_LEN { LaneKind::Small } else { LaneKind::Bulk };
+        let (mut lane, reply, asked_at) = self.request(ask, kind).await?;
+        self.peer.note_round_trip(asked_at.elapsed());
+        match reply {
+            Message::Found(found) if found.transfer_id == self.id => {
+                let received = self.receive(ask, found.total_len, lane.io(), sink).await?;
+                self.peer.note_delivery(received, asked_at.elapsed());
+                lane.release();
+                Ok(())
+            }
+            Message::NotFound(reply) if reply.transfer_id == self.id => {
+                lane.release();
+                Err(ExchangeError::NotFound)
+            }
+            Message::Busy(reply) if reply.transfer_id == self.id => {
+                lane.release();
+                Err(ExchangeError::Busy(Duration::from_millis(reply.retry_after_ms.into())))
+            }
+            Message::Refused(reply) => Err(ExchangeError::Refused(reply.reason.to_string())),
+            _ => Err(ExchangeError::OutOfTurn),
+        }
+    }
+
+    /// Sends the request and reads the answer's head. A lane that the holder closed while it lay
+    /// idle says nothing about the holder, so the request is put once more.
+    async fn request(&self, ask: &Ask, kind: LaneKind) -> Result<(PooledLane, Message, Instant), ExchangeError> {
+        let request = Message::Request(Request {
+            transfer_id: self.id,
+            hash: ask.hash,
+            start: ask.groups.start * GROUP_LEN,
+            len: (ask.groups.end - ask.groups.start) * GROUP_LEN,
+            weight: 1,
+            prove_size: ask.size.is_none(),
+        });
+        let mut again = true;
+        loop {
+            let mut lane = self.peer.lane(kind).await?;
+            let asked_at = Instant::now();
+            let reply = async {
+                self.pending.progress.sent.store(true, Ordering::Relaxed);
+                write_message(lane.io(), &request).await?;
+                read_message(lane.io()).await
+            };
+            match timeout(SILENCE_DEADLINE, reply).await {
+                Err(_) => return Err(ExchangeError::Silent),
+                Ok(Ok(Some(message))) => return Ok((lane, message, asked_at)),
+                Ok(Ok(None)) if !again => return Err(ExchangeError::Broken("closed".to_owned())),
+                Ok(Err(error)) if !again => return Err(error.into()),
+                Ok(_) => again = false,
+            }
+        }
+    }
+
+    /// Reads and verifies what follows [`Message::Found`]; returns the content bytes received.
+    async fn receive(
+        &self,
+        ask: &Ask,
+        total_len: u64,
+        lane: &mut BoxLane,
+        sink: &mut impl Sink,
+    ) -> Result<u64, ExchangeError> {
+        if let Some(size) = ask.size.filter(|size| *size != total_len) {
+            return Err(ExchangeError::WrongBytes(format!("a size of {total_len} instead of {size}")));
+        }
+        let wanted = ask.groups.start..ask.groups.end.min(group_count(total_len));
+        if wanted.is_empty() {
+            return Err(ExchangeError::WrongBytes(format!("a size of {total_len}, before the range")));
+        }
+        let ranges = if ask.size.is_some() { vec![wanted] } else { with_last_group(total_len, wanted) };
+        // Bounded by the range and the tree's depth, both limited by the protocol, not by the peer.
+        let mut proof = vec![0; proof_len(total_len, &ranges)];
+        self.read(lane, &mut proof).await?;
+        let wrong = |error: crate::verify::VerifyError| ExchangeError::WrongBytes(error.to_string());
+        let proof = Arc::new(Proof::verify(&ask.hash, total_len, &ranges, proof).map_err(wrong)?);
+        let content: u64 = ranges.iter().map(|range| bytes_of(total_len, range).len()).sum();
+        self.pending.progress.wanted.store(content, Ordering::Relaxed);
+        sink.begin(proof.clone()).await;
+        for range in &ranges {
+            for piece in segments(bytes_of(total_len, range)) {
+                let first = piece.start / GROUP_LEN;
+                let mut buffer = self.budget.buffer(piece.len() as usize).await;
+                let mut done = 0;
+                while done < buffer.len() {
+                    let end = buffer.len().min(done + READ_LEN);
+                    self.read(lane, &mut buffer[done..end]).await?;
+                    let group = first + done as u64 / GROUP_LEN;
+                    proof.check_groups(group, &buffer[done..end]).map_err(wrong)?;
+                    self.pending.progress.received.fetch_add((end - done) as u64, Ordering::Relaxed);
+                    done = end;
+                }
+                if buffer.is_empty() {
+                    proof.check_groups(first, &[]).map_err(wrong)?;
+                }
+                self.metrics.fetched_bytes.add(buffer.len() as u64);
+                sink.segment(first, buffer.freeze()).await;
+            }
+        }
+        Ok(content)
+    }
+
+    /// Fills `buf` from the lane, which may not fall silent.
+    async fn read(&self, lane: &mut BoxLane, buf: &mut [u8]) -> Result<(), ExchangeError> {
+        let mut done = 0;
+        while done < buf.len() {
+            match timeout(SILENCE_DEADLINE, lane.read(&mut buf[done..])).await {
+                Err(_) => return Err(ExchangeError::Silent),
+                Ok(Ok(0)) => return Err(ExchangeError::Broken("closed in the middle of a reply".to_owned())),
+                Ok(Ok(n)) => {
+                    done += n;
+                    self.pending.progress.wire.fetch_add(n as u64, Ordering::Relaxed);
+                    self.metrics.fetched_wire_bytes.add(n as u64);
+                }
+                Ok(Err(error)) => return Err(ExchangeError::Broken(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bytes asked for at most, the last group for the size's proof included.
+fn bytes_asked(ask: &Ask) -> u64 {
+    let wanted = (ask.groups.end - ask.groups.start) * GROUP_LEN;
+    if ask.size.is_some() { wanted } else { wanted + GROUP_LEN }
+}
+
+/// Cuts a range at the multiples of [`SEGMENT_LEN`]. An empty range (of the empty blob) is one
+/// empty piece.
+pub fn segments(range: BlobRange) -> impl Iterator<Item = BlobRange> {
+    let mut start = range.start;
+    let mut first = true;
+    std::iter::from_fn(move || {
+        if start >= range.end && !first {
+            return None;
+        }
+        first = false;
+        let end = range.end.min((start / SEGMENT_LEN as u64 + 1) * SEGMENT_LEN as u64);
+        let piece = BlobRange::new(start, end);
+        start = end.max(start);
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_end_at_multiples_of_the_segment_length() {
+        let len = SEGMENT_LEN as u64;
+        let cut = |start, end| segments(BlobRange::new(start, end)).map(|r| (r.start, r.end)).collect::<Vec<_>>();
+        assert_eq!(cut(0, 0), [(0, 0)]);
+        assert_eq!(cut(0, len), [(0, len)]);
+        assert_eq!(cut(GROUP_LEN, len + 1), [(GROUP_LEN, len), (len, len + 1)]);
+        assert_eq!(cut(len, 3 * len), [(len, 2 * len), (2 * len, 3 * len)]);
+    }
+}

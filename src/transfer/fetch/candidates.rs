@@ -1,0 +1,203 @@
+//! The peers that may be asked for parts of one blob, and what the others had to say.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rangemap::RangeSet;
+use tokio::time::Instant;
+
+use crate::holders::{BULK_LANES, Finding, Holders, Peer, SMALL_LANES};
+use crate::transfer::exchange::ExchangeError;
+use crate::transfer::{FetchError, Priority};
+use crate::verify::GROUP_LEN;
+use crate::wire::HaveAnswer;
+
+/// Failures in a row, without a byte in between, after which a holder is not asked for this blob
+/// any more (until the next survey).
+const MAX_FAILURES: u32 = 2;
+
+/// The pause after a holder's first failure.
+const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest that a holder's wish to be asked later is honoured.
+const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// One holder of the blob.
+struct Candidate {
+    index: usize,
+    peer: Arc<Peer>,
+    /// The groups it has; `None`: all.
+    has: Option<RangeSet<u64>>,
+    flights: usize,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// What was said by those who cannot help.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Verdicts {
+    said_no: bool,
+    silent: bool,
+    lost: bool,
+    wrong: bool,
+}
+
+impl Verdicts {
+    /// The error that says most about why nobody can help. "Lost" is a holder that had it and can
+    /// no longer be reached; a peer that could never be reached says nothing.
+    fn error(self) -> FetchError {
+        match self {
+            Self { wrong: true, .. } => FetchError::WrongBytes,
+            Self { silent: true, .. } => FetchError::TimedOut,
+            Self { lost: true, .. } => FetchError::Unreachable,
+            Self { said_no: true, .. } => FetchError::NotFound,
+            _ => FetchError::Unreachable,
+        }
+    }
+}
+
+/// All holders of one blob, as known now.
+#[derive(Default)]
+pub(super) struct Candidates {
+    usable: Vec<Candidate>,
+    /// Peers that sent wrong bytes of this blob: never asked for it again by this task.
+    banned: Vec<usize>,
+    verdicts: Verdicts,
+}
+
+impl Candidates {
+    /// Takes note of what a survey found.
+    pub fn note(&mut self, holders: &Holders, finding: Finding) {
+        match finding {
+            Finding::Has(index, said) if !self.banned.contains(&index) => {
+                let has = match said {
+                    HaveAnswer::Partial { ranges } if !ranges.is_empty() => {
+                        Some(ranges.into_iter().map(|(start, end)| start..end).collect())
+                    }
+                    _ => None,
+                };
+                match self.usable.iter_mut().find(|candidate| candidate.index == index) {
+                    Some(known) => known.has = has,
+                    None => self.usable.push(Candidate {
+                        index,
+                        peer: holders.peers()[index].clone(),
+                        has,
+                        flights: 0,
+                        failures: 0,
+                        not_before: None,
+                    }),
+                }
+            }
+            Finding::Has(..) | Finding::Unreachable(_) => {}
+            Finding::HasNot(_) => self.verdicts.said_no = true,
+            Finding::Silent(_) => self.verdicts.silent = true,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.usable.len()
+    }
+
+    /// Whether some holder said yes and was lost later: worth asking around again.
+    pub fn lost_some(&self) -> bool {
+        self.verdicts.lost
+    }
+
+    /// Why nobody can help.
+    pub fn error(&self) -> FetchError {
+        self.verdicts.error()
+    }
+
+    /// Forgets the verdicts, before a new survey. That wrong bytes came stays known.
+    pub fn forget_verdicts(&mut self) {
+        self.verdicts = Verdicts { wrong: self.verdicts.wrong, ..Verdicts::default() };
+    }
+
+    /// The holder that will probably deliver a piece beginning at `groups.start` first, and how
+    /// many of the groups it has. Peers in `without` are passed over.
+    pub fn choose(
+        &mut self,
+        groups: &Range<u64>,
+        priority: Priority,
+        without: &[usize],
+    ) -> Option<(usize, Arc<Peer>, Range<u64>)> {
+        let now = Instant::now();
+        let most = if priority == Priority::Foreground { BULK_LANES + SMALL_LANES } else { BULK_LANES };
+        let best = self
+            .usable
+            .iter_mut()
+            .filter(|candidate| {
+                candidate.flights < most
+                    && !without.contains(&candidate.index)
+                    && candidate.not_before.is_none_or(|at| at <= now)
+            })
+            .filter_map(|candidate| {
+                let end = match &candidate.has {
+                    None => groups.end,
+                    Some(has) => has.get(&groups.start)?.end.min(groups.end),
+                };
+                let expected = candidate.peer.expected_secs((end - groups.start) * GROUP_LEN);
+                Some((expected, groups.start..end, candidate))
+            })
+            .min_by(|a, b| a.0.total_cmp(&b.0))?;
+        let (_, piece, candidate) = best;
+        candidate.flights += 1;
+        Some((candidate.index, candidate.peer.clone(), piece))
+    }
+
+    /// The earliest time at which a paused holder may be asked again.
+    pub fn next_retry(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.usable.iter().filter_map(|candidate| candidate.not_before).filter(|at| *at > now).min()
+    }
+
+    /// Bytes came from the holder with index `index`: its failures are forgiven.
+    pub fn note_progress(&mut self, index: usize) {
+        if let Some(candidate) = self.usable.iter_mut().find(|candidate| candidate.index == index) {
+            candidate.failures = 0;
+        }
+    }
+
+    /// An exchange with the holder with index `index` ended.
+    pub fn note_end(&mut self, index: usize, error: Option<&ExchangeError>) {
+        let Some(at) = self.usable.iter().position(|candidate| candidate.index == index) else { return };
+        let candidate = &mut self.usable[at];
+        candidate.flights = candidate.flights.saturating_sub(1);
+        let Some(error) = error else { return };
+        let remove = match error {
+            ExchangeError::NotFound => {
+                self.verdicts.said_no = true;
+                true
+            }
+            ExchangeError::Busy(pause) => {
+                candidate.not_before = Some(Instant::now() + (*pause).clamp(FAILURE_PAUSE, MAX_BUSY_PAUSE));
+                false
+            }
+            ExchangeError::Refused(_) | ExchangeError::OutOfTurn => {
+                self.verdicts.lost = true;
+                true
+            }
+            ExchangeError::WrongBytes(_) => {
+                self.verdicts.wrong = true;
+                self.banned.push(index);
+                true
+            }
+            ExchangeError::Silent => {
+                self.verdicts.silent = true;
+                true
+            }
+            ExchangeError::Broken(_) | ExchangeError::Peer(_) => {
+                candidate.failures += 1;
+                candidate.not_before = Some(Instant::now() + FAILURE_PAUSE * candidate.failures);
+                let gone = candidate.failures >= MAX_FAILURES;
+                self.verdicts.lost |= gone;
+                gone
+            }
+        };
+        if remove {
+            self.usable.remove(at);
+        }
+    }
+}

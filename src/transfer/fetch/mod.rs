@@ -1,0 +1,19 @@
+//! Fetching one blob: a task that lives while somebody wants bytes of it.
+//!
+//! Readers send [`Command`]s. The task asks who has the blob, cuts what is wanted and not yet
+//! under way into exchanges, gives each to the holder that will probably have it here first, and
+//! hands verified bytes to those who wait. What an exchange leaves undone is simply wanted again:
+//! failing over, hedging a silent holder and using several holders at once are the same step.
+//!
+//! * `actor`: the task, its commands and events.
+//! * `waiters`: who waits for which groups.
+//! * `candidates`: who may be asked, and what those who may not be had to say.
+//! * `flight`: one exchange under way, and where its bytes go.
+
+mod actor;
+mod candidates;
+mod flight;
+mod waiters;
+
+pub use actor::{Command, spawn};
+pub use waiters::{Destination, Filled};

@@ -1,0 +1,139 @@
+//! An open blob: its bytes from memory, from the store, from peers, in that order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rangemap::RangeSet;
+
+use super::engine::Shared;
+use super::fetch::Destination;
+use super::{BlobReader, BoxFuture, FetchError, Priority};
+use crate::ids::{BlobRange, ContentHash};
+use crate::store::Blob;
+use crate::verify::{GROUP_LEN, bytes_of, groups_of};
+
+/// How often one read goes back to the store and the peers. Each round but the first follows a
+/// change in the store (groups that arrived or proved corrupt), so few are ever needed.
+const MAX_ROUNDS: u32 = 16;
+
+/// A reader of one blob.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    hash: ContentHash,
+    size: u64,
+    /// Lives as long as the reader: what is fetched ahead is fetched for it.
+    token: Arc<()>,
+    /// Keeps the files open, so that the bytes stay readable when the blob is evicted.
+    blob: Mutex<Option<Arc<Blob>>>,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, hash: ContentHash, size: u64) -> Self {
+        Self { shared, hash, size, token: Arc::new(()), blob: Mutex::new(None) }
+    }
+
+    /// The bytes of `range` if one remembered segment has them all.
+    fn remembered(&self, range: BlobRange) -> Option<Bytes> {
+        let (first, bytes) = self.shared.recent.get(&self.hash, range.start / GROUP_LEN)?;
+        let at = first * GROUP_LEN;
+        (range.end <= at + bytes.len() as u64)
+            .then(|| bytes.slice((range.start - at) as usize..(range.end - at) as usize))
+    }
+
+    /// The store's blob, if it has one that is still good.
+    fn blob(&self) -> Option<Arc<Blob>> {
+        let mut blob = self.blob.lock();
+        if blob.as_ref().is_none_or(|blob| blob.is_stale()) {
+            *blob = self.shared.store.blob(&self.hash).ok().flatten();
+        }
+        blob.clone()
+    }
+
+    /// Fills in what memory and the store have of `left`.
+    async fn fill(&self, destination: &mut Destination, left: &mut RangeSet<u64>) {
+        for groups in left.clone().iter() {
+            let mut group = groups.start;
+            while group < groups.end {
+                let Some((first, bytes)) = self.shared.recent.get(&self.hash, group) else {
+                    group += 1;
+                    continue;
+                };
+                let end = first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
+                destination.copy_from(first * GROUP_LEN, &bytes);
+                left.remove(first..end);
+                group = end;
+            }
+        }
+        let Some(blob) = self.blob() else { return };
+        for groups in left.clone().iter() {
+            let missing: RangeSet<u64> = blob.missing(groups.clone()).into_iter().collect();
+            for held in missing.gaps(groups) {
+                let range = bytes_of(self.size, &held);
+                if let Some(bytes) = self.read_stored(&blob, range).await {
+                    destination.copy_from(range.start, &bytes);
+                    left.remove(held);
+                }
+            }
+        }
+    }
+
+    /// Reads from the store; `None` if what is there turns out wrong or unreadable.
+    async fn read_stored(&self, blob: &Arc<Blob>, range: BlobRange) -> Option<Bytes> {
+        let blob = blob.clone();
+        match tokio::task::spawn_blocking(move || blob.read(range)).await {
+            Ok(Ok(bytes)) => Some(bytes),
+            Ok(Err(error)) => {
+                tracing::warn!("fetched again, since the cache failed: {error}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn read_range(&self, range: BlobRange, priority: Priority) -> Result<Bytes, FetchError> {
+        let range = range.clip(self.size);
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.remembered(range) {
+            return Ok(bytes);
+        }
+        let groups = groups_of(self.size, range);
+        if let Some(blob) = self.blob().filter(|blob| blob.has(groups.clone())) {
+            if let Some(bytes) = self.read_stored(&blob, range).await {
+                return Ok(bytes);
+            }
+        }
+        let mut destination = Destination::new(range);
+        let mut left = RangeSet::from_iter([groups]);
+        for _ in 0..MAX_ROUNDS {
+            self.fill(&mut destination, &mut left).await;
+            if left.is_empty() {
+                return Ok(Bytes::from(destination.bytes));
+            }
+            let filled = self.shared.want(self.hash, Some(destination), left, priority).await?;
+            left = filled.left;
+            destination = filled.destination.ok_or(FetchError::Cancelled)?;
+            if left.is_empty() {
+                return Ok(Bytes::from(destination.bytes));
+            }
+        }
+        // The store kept losing what it had just been given.
+        Err(FetchError::WrongBytes)
+    }
+}
+
+impl BlobReader for Reader {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: BlobRange, priority: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>> {
+        Box::pin(self.read_range(range, priority))
+    }
+
+    fn prefetch(&self, range: BlobRange) {
+        self.shared.prefetch(self.hash, self.size, range, &self.token);
+    }
+}

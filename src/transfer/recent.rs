@@ -1,0 +1,105 @@
+//! The segments verified last, still in memory.
+//!
+//! A reader that follows the network closely finds its bytes here and needs neither the disk nor a
+//! second verification. When the cache cannot take a blob (full, failing), this is also what keeps
+//! read-ahead useful.
+
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::buffers::SEGMENT_LEN;
+use crate::ids::ContentHash;
+use crate::verify::GROUP_LEN;
+
+/// Bytes of memory the segments may take, counted as the buffers they pin. A quarter of the
+/// budget: the rest stays free for what is in flight.
+const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 4;
+
+/// Groups in one segment.
+pub const SEGMENT_GROUPS: u64 = SEGMENT_LEN as u64 / GROUP_LEN;
+
+/// A cache of verified bytes, by blob and segment number, the least recently used given up first.
+pub struct RecentSegments {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    segments: LruCache<(ContentHash, u64), Part>,
+    pinned: usize,
+}
+
+/// Some whole groups of one segment, beginning at group `first`.
+struct Part {
+    first: u64,
+    bytes: Bytes,
+}
+
+/// Memory a part pins: segment buffers are pooled at full size.
+fn pinned_len(bytes: &Bytes) -> usize {
+    if bytes.len() > SEGMENT_LEN / 2 { SEGMENT_LEN } else { bytes.len() }
+}
+
+impl RecentSegments {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self { inner: Mutex::new(Inner { segments: LruCache::unbounded(), pinned: 0 }) }
+    }
+
+    /// Remembers `bytes`, verified, which begin at group `first` and do not cross a segment's end.
+    /// A longer part of the same segment that is already here stays.
+    pub fn insert(&self, hash: ContentHash, first: u64, bytes: Bytes) {
+        let key = (hash, first / SEGMENT_GROUPS);
+        let mut inner = self.inner.lock();
+        if inner.segments.get(&key).is_some_and(|old| old.bytes.len() > bytes.len()) {
+            return;
+        }
+        inner.pinned += pinned_len(&bytes);
+        if let Some(old) = inner.segments.put(key, Part { first, bytes }) {
+            inner.pinned -= pinned_len(&old.bytes);
+        }
+        while inner.pinned > RECENT_LEN {
+            let Some((_, old)) = inner.segments.pop_lru() else { break };
+            inner.pinned -= pinned_len(&old.bytes);
+        }
+    }
+
+    /// The remembered bytes of the segment with `group`: the first group and the bytes. `None`
+    /// when `group` itself is not among them.
+    pub fn get(&self, hash: &ContentHash, group: u64) -> Option<(u64, Bytes)> {
+        let mut inner = self.inner.lock();
+        let part = inner.segments.get(&(*hash, group / SEGMENT_GROUPS))?;
+        let end = part.first + (part.bytes.len() as u64).div_ceil(GROUP_LEN);
+        (part.first <= group && group < end).then(|| (part.first, part.bytes.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_found_where_it_was_put_and_only_there() {
+        let recent = RecentSegments::new();
+        let hash = ContentHash::of(b"a");
+        recent.insert(hash, 18, Bytes::from(vec![7; 2 * GROUP_LEN as usize]));
+        assert!(recent.get(&hash, 17).is_none());
+        assert_eq!(recent.get(&hash, 18).unwrap().0, 18);
+        assert_eq!(recent.get(&hash, 19).unwrap().0, 18);
+        assert!(recent.get(&hash, 20).is_none());
+        assert!(recent.get(&ContentHash::of(b"b"), 18).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_stays_within_its_bound() {
+        let recent = RecentSegments::new();
+        let hash = ContentHash::of(b"a");
+        let count = (2 * RECENT_LEN / SEGMENT_LEN) as u64;
+        for i in 0..count {
+            recent.insert(hash, i * SEGMENT_GROUPS, Bytes::from(vec![0; SEGMENT_LEN]));
+        }
+        assert!(recent.inner.lock().pinned <= RECENT_LEN);
+        assert!(recent.get(&hash, 0).is_none(), "the oldest goes first");
+        assert!(recent.get(&hash, (count - 1) * SEGMENT_GROUPS).is_some());
+    }
+}

@@ -1,0 +1,122 @@
+//! The two things a peer may ask: do you have this, and send me that.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{SEND_DEADLINE, ServeError, Server, send};
+use crate::ids::BlobRange;
+use crate::store::{Blob, StoreError};
+use crate::transfer::exchange::segments;
+use crate::transport::BoxLane;
+use crate::verify::{bytes_of, group_count, groups_of, with_last_group};
+use crate::wire::{Found, Have, HaveAnswer, HaveReply, MAX_HAVE_RANGES, Message, NotFound, Request, encode};
+
+impl Server {
+    pub(super) async fn answer_have(&self, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
+        let store = self.store.clone();
+        let answers = tokio::task::spawn_blocking(move || {
+            let mut room = MAX_HAVE_RANGES;
+            have.keys
+                .iter()
+                .map(|key| match store.find(key) {
+                    Ok(Some((_, info))) if info.is_complete() => HaveAnswer::Complete,
+                    Ok(Some((hash, _))) => partial_answer(store.blob(&hash), &mut room),
+                    Ok(None) | Err(_) => HaveAnswer::None,
+                })
+                .collect()
+        });
+        let answers = answers.await.map_err(|error| ServeError::Store(error.to_string()))?;
+        send(lane, &Message::HaveReply(HaveReply { answers })).await
+    }
+
+    pub(super) async fn answer_request(&self, lane: &mut BoxLane, request: Request) -> Result<(), ServeError> {
+        let (store, asked) = (self.store.clone(), request.clone());
+        let prepared = tokio::task::spawn_blocking(move || prepare(store.blob(&asked.hash), &asked));
+        let prepared = prepared.await.map_err(|error| ServeError::Store(error.to_string()))??;
+        let Some(reply) = prepared else {
+            self.metrics.served_not_found.inc();
+            return send(lane, &Message::NotFound(NotFound { transfer_id: request.transfer_id })).await;
+        };
+        let found = Message::Found(Found { transfer_id: request.transfer_id, total_len: reply.blob.size() });
+        let mut head = encode(&found);
+        head.extend_from_slice(&reply.proof);
+        self.write(lane, &head).await?;
+        self.write(lane, &reply.first).await?;
+        let mut rest = reply.rest.into_iter();
+        let mut next = rest.next().map(|piece| read(&reply.blob, piece));
+        while let Some(reading) = next {
+            let bytes = reading.await.map_err(|error| ServeError::Store(error.to_string()))?;
+            let bytes = bytes.map_err(|error| ServeError::Store(error.to_string()))?;
+            next = rest.next().map(|piece| read(&reply.blob, piece));
+            self.write(lane, &bytes).await?;
+        }
+        timeout(SEND_DEADLINE, lane.flush())
+            .await
+            .map_err(|_| ServeError::Stuck)?
+            .map_err(|e| ServeError::Lane(e.into()))?;
+        self.metrics.served_exchanges.inc();
+        Ok(())
+    }
+
+    /// Writes some of a reply to a peer that has to take it in time.
+    async fn write(&self, lane: &mut BoxLane, bytes: &[u8]) -> Result<(), ServeError> {
+        let written = timeout(SEND_DEADLINE, lane.write_all(bytes)).await.map_err(|_| ServeError::Stuck)?;
+        written.map_err(|error| ServeError::Lane(error.into()))?;
+        self.metrics.served_bytes.add(bytes.len() as u64);
+        Ok(())
+    }
+}
+
+/// A reply whose first bytes were read and found right.
+struct Reply {
+    blob: Arc<Blob>,
+    proof: Vec<u8>,
+    first: Bytes,
+    rest: Vec<BlobRange>,
+}
+
+/// Reads what a reply begins with. `None`: this node has not got it, or not in good order.
+fn prepare(blob: Result<Option<Arc<Blob>>, StoreError>, request: &Request) -> Result<Option<Reply>, ServeError> {
+    let Ok(Some(blob)) = blob else { return Ok(None) };
+    let size = blob.size();
+    if request.start >= size.max(1) {
+        return Err(ServeError::BeyondTheEnd);
+    }
+    let mut wanted: Range<u64> = groups_of(size, request.range());
+    wanted.end = wanted.end.max(wanted.start + 1).min(group_count(size));
+    let ranges = if request.prove_size { with_last_group(size, wanted) } else { vec![wanted] };
+    if !ranges.iter().all(|groups| blob.has(groups.clone())) {
+        return Ok(None);
+    }
+    let mut pieces: Vec<BlobRange> = ranges.iter().flat_map(|groups| segments(bytes_of(size, groups))).collect();
+    let first = pieces.remove(0);
+    match (blob.read_proof(&ranges), blob.read(first)) {
+        (Ok(proof), Ok(first)) => Ok(Some(Reply { blob, proof, first, rest: pieces })),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(hash = %request.hash, "not served: {error}");
+            Ok(None)
+        }
+    }
+}
+
+fn read(blob: &Arc<Blob>, piece: BlobRange) -> JoinHandle<Result<Bytes, StoreError>> {
+    let blob = blob.clone();
+    tokio::task::spawn_blocking(move || blob.read(piece))
+}
+
+/// What is said of a blob of which this node has a part, and takes the ranges named off `room`.
+fn partial_answer(blob: Result<Option<Arc<Blob>>, StoreError>, room: &mut usize) -> HaveAnswer {
+    let Ok(Some(blob)) = blob else { return HaveAnswer::None };
+    let verified = blob.verified();
+    if verified.is_empty() {
+        return HaveAnswer::None;
+    }
+    let ranges: Vec<_> = verified.iter().take(*room).map(|range| (range.start, range.end)).collect();
+    *room -= ranges.len();
+    HaveAnswer::Partial { ranges }
+}

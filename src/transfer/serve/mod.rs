@@ -1,0 +1,190 @@
+//! Serving: peers' lanes, their questions and requests.
+//!
+//! A task a lane reads a message, answers it, reads the next. A frame that breaks the protocol
+//! closes the lane and nothing else. What is sent has been checked against the hash first: a holder
+//! never passes on bytes it has reason to doubt, it says that it has none.
+
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::ids::PeerId;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::transport::{Acceptor, BoxLane, TransportError, read_message, write_message};
+use crate::wire::{Busy, Message};
+
+/// Lanes of all peers together.
+const MAX_LANES: usize = 1024;
+
+/// Lanes of one peer.
+const MAX_LANES_PER_PEER: usize = 64;
+
+/// Requests answered at the same time; two segments of memory each.
+const MAX_SERVING: usize = 64;
+
+/// What a peer that came too many is told to wait.
+const BUSY_PAUSE_MS: u32 = 50;
+
+/// How long a peer may take nothing of a reply before its lane is closed. The seed's bound on a
+/// transfer.
+const SEND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long exchanges under way may take to end when the node shuts down.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The serving side of a node.
+pub struct Server {
+    store: Store,
+    metrics: Arc<Metrics>,
+    serving: Semaphore,
+    lanes: DashMap<PeerId, usize>,
+}
+
+impl Server {
+    /// A server of what `store` holds.
+    pub fn new(store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { store, metrics, serving: Semaphore::new(MAX_SERVING), lanes: DashMap::new() })
+    }
+
+    /// Serves the lanes that `acceptor` brings until `shutdown` becomes true; then lets what is
+    /// under way end, for a bounded time.
+    pub async fn run(self: Arc<Self>, mut acceptor: impl Acceptor, shutdown: watch::Receiver<bool>) {
+        let mut lanes = JoinSet::new();
+        let mut stop = shutdown.clone();
+        loop {
+            tokio::select! {
+                lane = acceptor.accept(), if lanes.len() < MAX_LANES => match lane {
+                    Ok(lane) => {
+                        let (server, shutdown) = (self.clone(), shutdown.clone());
+                        lanes.spawn(async move { server.lane(lane, shutdown).await });
+                    }
+                    Err(error) => {
+                        tracing::error!("no more peers can be served: {error}");
+                        break;
+                    }
+                },
+                Some(ended) = lanes.join_next() => note_end(ended),
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+        }
+        drop(acceptor);
+        let drained = timeout(DRAIN_DEADLINE, async {
+            while let Some(ended) = lanes.join_next().await {
+                note_end(ended);
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!("gave up on {} peers' lanes that did not end in time", lanes.len());
+        }
+    }
+
+    async fn lane(&self, mut lane: BoxLane, mut shutdown: watch::Receiver<bool>) {
+        let peer = lane.peer();
+        let Some(_place) = Place::take(&self.lanes, peer) else {
+            tracing::info!(peer = %peer.short(), "lane closed: the peer has {MAX_LANES_PER_PEER} already");
+            return;
+        };
+        loop {
+            let message = tokio::select! {
+                message = read_message(&mut lane) => message,
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            };
+            let result = match message {
+                Ok(Some(message)) => self.answer(&mut lane, message).await,
+                Ok(None) => return,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = result {
+                if error.is_hostile() {
+                    self.metrics.hostile_frames.inc();
+                    tracing::warn!(peer = %peer.short(), "lane closed: {error}");
+                } else {
+                    tracing::debug!(peer = %peer.short(), "lane closed: {error}");
+                }
+                return;
+            }
+        }
+    }
+
+    async fn answer(&self, lane: &mut BoxLane, message: Message) -> Result<(), ServeError> {
+        match message {
+            Message::Have(have) => self.answer_have(lane, have).await,
+            Message::Request(request) => match self.serving.try_acquire() {
+                Ok(_slot) => self.answer_request(lane, request).await,
+                Err(_) => {
+                    let busy = Busy { transfer_id: request.transfer_id, retry_after_ms: BUSY_PAUSE_MS };
+                    send(lane, &Message::Busy(busy)).await
+                }
+            },
+            _ => Err(ServeError::OutOfTurn),
+        }
+    }
+}
+
+/// Why a peer's lane is closed.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("it sent a message that only a holder sends")]
+    OutOfTurn,
+    #[error("it asked for a range beyond the end of the blob")]
+    BeyondTheEnd,
+    #[error("it took nothing for {} s", SEND_DEADLINE.as_secs())]
+    Stuck,
+    #[error("the blob could not be read to the end: {0}")]
+    Store(String),
+    #[error(transparent)]
+    Lane(#[from] TransportError),
+}
+
+impl ServeError {
+    /// Whether the peer broke the protocol.
+    fn is_hostile(&self) -> bool {
+        matches!(self, Self::OutOfTurn | Self::BeyondTheEnd | Self::Lane(TransportError::Wire(_)))
+    }
+}
+
+/// Sends a message to a peer that has to take it in time.
+async fn send(lane: &mut BoxLane, message: &Message) -> Result<(), ServeError> {
+    timeout(SEND_DEADLINE, write_message(lane, message)).await.map_err(|_| ServeError::Stuck)?.map_err(ServeError::from)
+}
+
+fn note_end(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended.map_err(|error| error.is_panic()) {
+        if error {
+            tracing::error!("serving a peer ended in a fault of this program; its lane is closed");
+        }
+    }
+}
+
+/// A peer's claim to one of its lanes, given back when dropped.
+struct Place<'a> {
+    lanes: &'a DashMap<PeerId, usize>,
+    peer: PeerId,
+}
+
+impl<'a> Place<'a> {
+    fn take(lanes: &'a DashMap<PeerId, usize>, peer: PeerId) -> Option<Self> {
+        let mut count = lanes.entry(peer).or_insert(0);
+        if *count >= MAX_LANES_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Self { lanes, peer })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(mut count) = self.lanes.get_mut(&self.peer) {
+            *count -= 1;
+        }
+        self.lanes.remove_if(&self.peer, |_, count| *count == 0);
+    }
+}
