@@ -1,3 +1,5 @@
 //! The `byhash` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    byhash::cli::main()
+}

@@ -11,7 +11,7 @@ pub const MAX_MESSAGE_LEN: usize = 1 << 20;
 /// The longest piece of a blob, in bytes (256 KiB): large enough that its cost is the copy.
 pub const MAX_DATA_LEN: usize = 256 << 10;
 
-const _: () = assert!(MAX_MESSAGE_LEN <= u32::MAX as usize && MAX_DATA_LEN <= u32::MAX as usize);
+const _: () = assert!(MAX_DATA_LEN <= MAX_MESSAGE_LEN && MAX_MESSAGE_LEN <= u32::MAX as usize);
 
 const MESSAGE: u8 = 1;
 const DATA: u8 = 2;

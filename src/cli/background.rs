@@ -1,0 +1,127 @@
+//! Leaving a node in the background: the program starts itself anew, in a session of its own, and
+//! waits until that process is ready. Forking would be simpler to say but not to do: threads do
+//! not survive it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use super::FAILED;
+use super::failure::CommandError;
+use super::node::{block_on, interrupted};
+use super::output::print;
+use crate::config::StateDir;
+
+/// The hidden flag of the process in the background.
+pub(super) const DETACHED: &str = "detached";
+
+/// A log larger than this, in bytes (8 MiB), is begun anew at the next start.
+const LOG_LIMIT: u64 = 8 << 20;
+
+/// Starts the process's own command line again in the background, and passes its `ready` line
+/// on, or its failure.
+pub(super) fn start(state: &StateDir) -> Result<(), CommandError> {
+    state.create()?;
+    let path = state.log();
+    let log_failed = |error| CommandError::Failed(format!("the log {} cannot be written: {error}", path.display()));
+    let mut log = File::options().read(true).append(true).create(true).mode(0o600).open(&path).map_err(log_failed)?;
+    let mut begin = log.metadata().map_err(log_failed)?.len();
+    if begin > LOG_LIMIT {
+        log.set_len(0).map_err(log_failed)?;
+        begin = 0;
+    }
+    let program = std::env::current_exe()
+        .map_err(|error| CommandError::Failed(format!("the program's own file cannot be found: {error}")))?;
+    let mut command = Command::new(program);
+    command.args(detached(std::env::args_os().skip(1))).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(log.try_clone().map_err(log_failed)?);
+    // SAFETY: setsid is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
+    }
+    let line = block_on(first_line(command))?;
+    match line {
+        Ok(ready) => print(&ready),
+        Err(status) => {
+            log.seek(SeekFrom::Start(begin)).map_err(log_failed)?;
+            let mut text = Vec::new();
+            log.read_to_end(&mut text).map_err(log_failed)?;
+            Err(failure(status, &String::from_utf8_lossy(&text), &path.display().to_string()))
+        }
+    }
+}
+
+/// `arguments` with the hidden flag behind the word `mount`. Only flags without a value may
+/// precede a command, so the first such word is the command.
+fn detached(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<_> = arguments.collect();
+    let at = all.iter().position(|word| word == "mount").map_or(0, |at| at + 1);
+    all.insert(at, format!("--{DETACHED}").into());
+    all
+}
+
+/// The `ready` line of the process that `command` starts, or how the process ended without one.
+async fn first_line(mut command: Command) -> Result<Result<String, ExitStatus>, CommandError> {
+    let failed = |error| CommandError::Failed(format!("the background process cannot be started: {error}"));
+    let mut child = command.spawn().map_err(failed)?;
+    let Some(stdout) = child.stdout.take() else { unreachable!("stdout was asked to be a pipe") };
+    let mut stdout = BufReader::new(stdout);
+    let mut line = String::new();
+    tokio::select! {
+        read = stdout.read_line(&mut line) => { read.map_err(failed)?; }
+        asked = interrupted() => {
+            asked?;
+            if let Some(pid) = child.id() {
+                // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+                unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
+            }
+            child.wait().await.map_err(failed)?;
+            return Err(CommandError::Failed("interrupted before the node was ready".to_owned()));
+        }
+    }
+    if line.starts_with("ready ") { Ok(Ok(line)) } else { Ok(Err(child.wait().await.map_err(failed)?)) }
+}
+
+/// What to say of a node that ended before it was ready: its own last sentence and exit code.
+fn failure(status: ExitStatus, log: &str, path: &str) -> CommandError {
+    let sentence = log.lines().rev().find_map(|line| line.strip_prefix("byhash: "));
+    let message = match (sentence, status.signal()) {
+        (Some(sentence), None) => sentence.to_owned(),
+        (_, Some(signal)) => format!("the node was ended by signal {signal} before it was ready; see {path}"),
+        (None, None) => format!("the node ended before it was ready; see {path}"),
+    };
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(FAILED);
+    CommandError::Child { message, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hidden_flag_follows_the_command_and_nothing_is_lost() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(detached(words("-v mount -- mount").into_iter()), words("-v mount --detached -- mount"));
+        assert_eq!(detached(words("mount /m --open").into_iter()), words("mount --detached /m --open"));
+    }
+
+    #[test]
+    fn the_nodes_own_sentence_and_code_are_passed_on() {
+        let log = "INFO x\nbyhash: first\nbyhash: the last\nINFO y\n";
+        let exited = |code: i32| ExitStatus::from_raw(code << 8);
+        let CommandError::Child { message, code } = failure(exited(2), log, "/log") else { panic!() };
+        assert_eq!((message.as_str(), code), ("the last", 2));
+        let CommandError::Child { message, code } = failure(exited(0), "", "/log") else { panic!() };
+        assert!(message.contains("/log"));
+        assert_eq!(code, FAILED);
+        let CommandError::Child { message, code } = failure(ExitStatus::from_raw(9), log, "/log") else { panic!() };
+        assert!(message.contains("signal 9"));
+        assert_eq!(code, FAILED);
+    }
+}

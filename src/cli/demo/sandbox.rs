@@ -1,0 +1,250 @@
+//! What the demo makes and must take away: a directory, processes, a mount.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::failure::{CommandError, complain};
+use super::super::node::{block_on, interrupted};
+use super::super::output::print;
+
+/// How long a process may take to end after it was asked to; then it is killed.
+const END_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const END_POLL: Duration = Duration::from_millis(20);
+/// Lines of each node's log that are shown after a failure.
+const LOG_LINES: usize = 8;
+
+/// Everything that has to go at the end, whichever way the end comes. Dropping it cleans up too.
+pub(super) struct Sandbox {
+    program: PathBuf,
+    dir: PathBuf,
+    interrupted: AtomicBool,
+    children: Mutex<Vec<(u32, Child)>>,
+}
+
+impl Sandbox {
+    /// Makes a fresh directory under the system's temporary directory.
+    pub(super) fn new(program: PathBuf) -> Result<Self, CommandError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(|error| CommandError::Failed(format!("no random numbers: {error}")))?;
+        let dir = std::env::temp_dir().join(format!("byhash-demo-{:08x}", u32::from_le_bytes(random)));
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| at(&dir, &error))?;
+        Ok(Self { program, dir, interrupted: AtomicBool::new(false), children: Mutex::default() })
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the mounted node mounts.
+    pub(super) fn mountpoint(&self) -> PathBuf {
+        self.dir.join("mnt")
+    }
+
+    /// The program with `args`, cut off from the user's settings.
+    fn command(&self, args: &[&OsStr]) -> Command {
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"BYHASH_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("BYHASH_CONFIG", "/dev/null").args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Prints the command, runs it to its end and gives its stdout.
+    pub(super) fn run(&self, args: &[&OsStr]) -> Result<String, CommandError> {
+        print(&shown(args))?;
+        let output = self
+            .command(args)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| CommandError::Failed(format!("byhash cannot be run: {error}")))?;
+        if !output.status.success() {
+            return Err(CommandError::Failed(format!("the command ended with {}", output.status)));
+        }
+        String::from_utf8(output.stdout).map_err(|_| CommandError::Failed("the command's output is not text".into()))
+    }
+
+    /// Prints the command and starts it as a node: stdout piped, stderr to `log`. It is killed
+    /// when this process dies, however it dies.
+    pub(super) fn start(&self, args: &[&OsStr], log: &Path) -> Result<(u32, std::process::ChildStdout), CommandError> {
+        use std::os::unix::process::CommandExt;
+        print(&shown(args))?;
+        let log_file = std::fs::File::create(log).map_err(|error| at(log, &error))?;
+        let mut command = self.command(args);
+        // A group of its own: Ctrl-C is for the demo, which then ends its nodes in order.
+        command.stdout(Stdio::piped()).stderr(log_file).process_group(0);
+        // SAFETY: prctl with PR_SET_PDEATHSIG is async-signal-safe and touches no memory.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        // The list is locked before the start, so that cleaning up cannot miss the process.
+        let mut children = self.children();
+        let mut child =
+            command.spawn().map_err(|error| CommandError::Failed(format!("byhash cannot be started: {error}")))?;
+        let stdout = child.stdout.take();
+        let id = child.id();
+        children.push((id, child));
+        let stdout = stdout.ok_or_else(|| CommandError::Failed("the node's stdout is not a pipe".to_owned()))?;
+        Ok((id, stdout))
+    }
+
+    /// Kills (SIGKILL) the process `id` and waits until it is gone.
+    pub(super) fn kill(&self, id: u32) -> Result<(), CommandError> {
+        let mut children = self.children();
+        let failed = |error: std::io::Error| CommandError::Failed(format!("process {id} cannot be killed: {error}"));
+        let at = children.iter().position(|(child, _)| *child == id);
+        let Some(at) = at else { return Err(CommandError::Failed(format!("there is no process {id}"))) };
+        let (_, mut child) = children.swap_remove(at);
+        child.kill().map_err(failed)?;
+        child.wait().map(drop).map_err(failed)
+    }
+
+    /// Cleans up and ends the process when the user or the system asks it to end.
+    pub(super) fn clean_up_on_signals(self: &Arc<Self>) -> Result<(), CommandError> {
+        let sandbox = self.clone();
+        let wait = move || {
+            if block_on(interrupted()).is_ok() {
+                sandbox.interrupted.store(true, Ordering::SeqCst);
+                complain(&"interrupted: cleaning up");
+                if let Err(error) = sandbox.clean_up() {
+                    complain(&error);
+                }
+                std::process::exit(i32::from(super::super::FAILED));
+            }
+        };
+        let spawned = std::thread::Builder::new().name("signals".to_owned()).spawn(wait);
+        spawned.map(drop).map_err(|error| CommandError::Failed(format!("no thread can be started: {error}")))
+    }
+
+    /// Does not return if the process is being ended by a signal: what fails then is no news.
+    pub(super) fn wait_if_interrupted(&self) {
+        while self.interrupted.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+    }
+
+    /// Prints the last lines of the nodes' logs to stderr.
+    pub(super) fn show_logs(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension() == Some("log".as_ref()))
+        {
+            let text = std::fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            complain(&format_args!("the last lines of {}:", path.display()));
+            for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+                eprintln!("    {line}");
+            }
+        }
+    }
+
+    /// Ends the processes, the last started first, then the mount, then removes the directory.
+    /// Safe to call again, from any thread.
+    pub(super) fn clean_up(&self) -> Result<(), CommandError> {
+        let mut children = self.children();
+        while let Some((_, mut child)) = children.pop() {
+            end(&mut child);
+        }
+        let mountpoint = self.mountpoint();
+        let gone = || match std::fs::remove_dir(&mountpoint) {
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        if !gone() {
+            // Still a mount, then: its node had no time to unmount.
+            let unmount = [OsStr::new("unmount"), mountpoint.as_os_str()];
+            let _ = self.command(&unmount).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if !gone() {
+                let (mount, dir) = (mountpoint.display(), self.dir.display());
+                return Err(CommandError::Failed(format!("{mount} is still mounted: unmount it and remove {dir}")));
+            }
+        }
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at(&self.dir, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn children(&self) -> MutexGuard<'_, Vec<(u32, Child)>> {
+        // A list of processes is right after any panic.
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.clean_up();
+    }
+}
+
+/// Asks `child` to end, waits, and kills it if it does not.
+fn end(child: &mut Child) {
+    // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    let deadline = Instant::now() + END_WAIT;
+    while let Ok(None) = child.try_wait() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        std::thread::sleep(END_POLL);
+    }
+}
+
+/// `$ byhash args...` as a shell would take it.
+fn shown(args: &[&OsStr]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@[]=+,".contains(c);
+    let mut line = "$ byhash".to_owned();
+    for arg in args {
+        let arg = arg.to_string_lossy();
+        line.push(' ');
+        if !arg.is_empty() && arg.chars().all(plain) {
+            line.push_str(&arg);
+        } else {
+            line.push_str(&format!("'{}'", arg.replace('\'', "'\\''")));
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// `error`, and the path it is about.
+pub(super) fn at(path: &Path, error: &std::io::Error) -> CommandError {
+    CommandError::Failed(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_a_shell_takes_them() {
+        let args = ["add", "--state", "/tmp/x", "it's", ""].map(OsStr::new);
+        assert_eq!(shown(&args), "$ byhash add --state /tmp/x 'it'\\''s' ''\n");
+    }
+
+    #[test]
+    fn nothing_is_left_even_of_a_process_that_is_still_running() {
+        let sandbox = Sandbox::new("/bin/sleep".into()).unwrap();
+        let dir = sandbox.dir().to_owned();
+        std::fs::create_dir(sandbox.mountpoint()).unwrap();
+        let (id, _stdout) = sandbox.start(&[OsStr::new("1000")], &dir.join("a.log")).unwrap();
+        assert!(Path::new(&format!("/proc/{id}")).exists());
+        drop(sandbox);
+        assert!(!Path::new(&format!("/proc/{id}")).exists());
+        assert!(!dir.exists());
+    }
+}

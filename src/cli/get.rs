@@ -1,0 +1,126 @@
+//! `byhash get`.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::Args;
+
+use super::destination::Destination;
+use super::failure::CommandError;
+use super::flags::StoreFlags;
+use super::local_store::LocalBlob;
+use super::node::{block_on, interrupted};
+use super::progress::{Shown, bytes_bar};
+use crate::config::StateDir;
+use crate::control::{BlobStream, Client, ControlError};
+use crate::ids::{BlobRange, ContentHash};
+
+/// Without a node, the store is read in pieces of this many bytes (1 MiB).
+const LOCAL_PIECE_LEN: u64 = 1 << 20;
+
+/// The arguments of `byhash get`.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// The blob's name: 64 hexadecimal digits
+    hash: String,
+
+    /// Write to FILE, which appears only once it is whole, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    store: StoreFlags,
+}
+
+impl Get {
+    pub(super) fn run(self) -> Result<(), CommandError> {
+        let hash = self.hash.parse::<ContentHash>()?;
+        let (state, cache_size) = self.store.store()?;
+        let open = || Destination::open(self.output.as_deref());
+        if hash == ContentHash::EMPTY {
+            return open()?.finish();
+        }
+        block_on(async {
+            match Client::connect(&state.control_socket()).await? {
+                Some(mut node) => {
+                    // Nothing is written before the node has the blob.
+                    let stream = node.get(hash).await.map_err(|error| why(hash, error))?;
+                    deliver(hash, stream.size(), Source::Node(stream), open()?).await
+                }
+                None => {
+                    let blob = held(&state, cache_size, hash)?;
+                    deliver(hash, blob.size(), Source::Store { blob, at: 0 }, open()?).await
+                }
+            }
+        })
+    }
+}
+
+/// Where the bytes come from.
+enum Source<'a> {
+    Node(BlobStream<'a>),
+    /// The next byte to read is `at`.
+    Store {
+        blob: LocalBlob,
+        at: u64,
+    },
+}
+
+impl Source<'_> {
+    /// The next bytes; `None` after the last.
+    async fn next(&mut self, hash: ContentHash) -> Result<Option<Bytes>, CommandError> {
+        match self {
+            Self::Node(stream) => Ok(stream.next().await.map_err(|error| why(hash, error))?.map(Bytes::from)),
+            Self::Store { blob, at } => {
+                let range = BlobRange::new(*at, at.saturating_add(LOCAL_PIECE_LEN)).clip(blob.size());
+                if range.is_empty() {
+                    return Ok(None);
+                }
+                *at = range.end;
+                // Lets an interrupt be noticed.
+                tokio::task::yield_now().await;
+                blob.read(range).map(Some)
+            }
+        }
+    }
+}
+
+/// Writes what comes. Where an interrupt would leave a temporary file, it is awaited; where not,
+/// the process just ends by it, even if stdout is stuck.
+async fn deliver(
+    hash: ContentHash,
+    size: u64,
+    mut source: Source<'_>,
+    mut destination: Destination,
+) -> Result<(), CommandError> {
+    let bar = Shown(bytes_bar(Some(size), &format!("{hash:.10}")));
+    let cleaning = destination.needs_cleaning();
+    let copy = async {
+        while let Some(bytes) = source.next(hash).await? {
+            destination.write(&bytes)?;
+            bar.0.inc(bytes.len() as u64);
+        }
+        destination.finish()
+    };
+    tokio::select! {
+        // Signals first: they must be listened for before anything is written.
+        biased;
+        asked = interrupted(), if cleaning => asked.and(Err(CommandError::Failed("interrupted".to_owned()))),
+        copied = copy => copied,
+    }
+}
+
+fn held(state: &StateDir, cache_size: u64, hash: ContentHash) -> Result<LocalBlob, CommandError> {
+    LocalBlob::open(state, cache_size, hash)?.ok_or_else(|| {
+        CommandError::Failed(format!(
+            "{hash}: the store in {dir} does not hold it, and no node runs there that could fetch it: \
+             start one with 'byhash serve --state {dir} --peer <id>@<host>:<port>'",
+            dir = state.path().display()
+        ))
+    })
+}
+
+/// Why the node could not send the blob; the hash says which one is meant.
+fn why(hash: ContentHash, error: ControlError) -> CommandError {
+    CommandError::Failed(format!("{hash}: {error}"))
+}

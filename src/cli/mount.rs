@@ -1,0 +1,44 @@
+//! `byhash mount`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::background;
+use super::failure::CommandError;
+use super::flags::NodeFlags;
+use super::node::run_node;
+
+/// The arguments of `byhash mount`.
+#[derive(Debug, Args)]
+pub(super) struct Mount {
+    /// An existing directory; blobs appear as MOUNTPOINT/by-hash/<hash>
+    mountpoint: PathBuf,
+
+    /// Stay in the foreground and log to stderr; otherwise the log is DIR/log
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Set by the program itself for the process that it leaves in the background
+    #[arg(long = background::DETACHED, hide = true)]
+    detached: bool,
+
+    #[command(flatten)]
+    node: NodeFlags,
+}
+
+impl Mount {
+    pub(super) fn run(self) -> Result<(), CommandError> {
+        let config = self.node.node()?;
+        let mountpoint = std::path::absolute(&self.mountpoint)
+            .map_err(|error| CommandError::Misused(format!("'{}': {error}", self.mountpoint.display())))?;
+        if self.detached {
+            // A process in the background must not keep some directory's file system busy. All
+            // paths are absolute by now.
+            std::env::set_current_dir("/").map_err(|error| CommandError::Failed(format!("/: {error}")))?;
+        } else if !self.foreground {
+            return background::start(&config.state);
+        }
+        run_node(config, Some(mountpoint))
+    }
+}

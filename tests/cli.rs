@@ -1,0 +1,185 @@
+//! The program as its user meets it: help, exit codes, sentences.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The program with `args`, its state in `state`, cut off from the surroundings.
+fn byhash(state: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_byhash"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BYHASH_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.env("BYHASH_STATE", state).env("BYHASH_CONFIG", "/dev/null").args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(state: &Path, args: &[&str]) -> Output {
+    byhash(state, args).output().unwrap()
+}
+
+/// Fails unless `output` has this exit code, an empty stdout, and on stderr one sentence that
+/// begins with the program's name and has all of `words` in it.
+fn assert_sentence(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(stderr.starts_with("byhash: ") && stderr.trim_end().lines().count() == 1, "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "'{word}' is missing in: {stderr}");
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+const ID: &str = "abababababababababababababababababababababababababababababababab";
+
+#[test]
+fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = stdout(&run(dir.path(), &["--help"]));
+    let commands = ["id", "secret", "serve", "mount", "unmount", "add", "get", "status", "peers", "demo"];
+    for command in commands {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}\n{help}");
+        stdout(&run(dir.path(), &[command, "--help"]));
+    }
+    for part in ["[ID@]HOST:PORT", "Exit codes: 0 done, 1 failed, 2", "Examples:", "BYHASH_"] {
+        assert!(help.contains(part), "{part}");
+    }
+    for command in ["serve", "mount"] {
+        let help = stdout(&run(dir.path(), &[command, "--help"]));
+        for flag in ["--state", "--listen", "--peer", "--allow", "--secret-file", "--open", "--cache-size", "--config"]
+        {
+            assert!(help.contains(flag), "{command} {flag}");
+        }
+        assert!(!help.contains("--detached"));
+    }
+}
+
+#[test]
+fn what_is_no_command_exits_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&[][..], &["cut"], &["serve", "--speed"], &["get"], &["add"], &["mount"]] {
+        assert_eq!(run(dir.path(), args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn malformed_values_exit_with_2_and_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["serve", "--peer", "nowhere"], &["--peer", "'nowhere'"]),
+        (&["serve", "--peer", "beef@h:1"], &["--peer", "'beef'"]),
+        (&["serve", "--peer", "h:1"], &["--peer", "'h:1'", "--secret-file"]),
+        (&["serve", "--allow", "me"], &["--allow", "'me'"]),
+        (&["serve", "--listen", "here"], &["--listen", "'here'"]),
+        (&["serve", "--cache-size", "big"], &["--cache-size", "'big'"]),
+        (&["serve", "--cache-size", "1M"], &["--cache-size", "'1M'", "64MiB"]),
+        (&["serve", "--config", "/nonexistent.toml"], &["/nonexistent.toml"]),
+        (&["mount", "/mnt", "--peer", "nowhere"], &["--peer", "'nowhere'"]),
+        (&["add", "x", "--cache-size", "big"], &["--cache-size", "'big'"]),
+        (&["get", "x"], &["'x'"]),
+        (&["get", &ID.to_uppercase()], &[&ID.to_uppercase()]),
+    ];
+    for (args, words) in cases {
+        assert_sentence(&run(dir.path(), args), 2, words);
+    }
+}
+
+#[test]
+fn bad_settings_of_the_surroundings_are_named_with_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |name: &str, value: &str| byhash(dir.path(), &["serve"]).env(name, value).output().unwrap();
+    assert_sentence(&with("BYHASH_PEER", "h"), 2, &["BYHASH_PEER", "'h'"]);
+    assert_sentence(&with("BYHASH_OPEN", "perhaps"), 2, &["BYHASH_OPEN", "'perhaps'"]);
+    assert_sentence(&with("BYHASH_LOG", "byhash=loud"), 2, &["BYHASH_LOG", "'byhash=loud'"]);
+    let file = dir.path().join("byhash.toml");
+    std::fs::write(&file, "open = false\npears = []\n").unwrap();
+    let named = file.to_str().unwrap();
+    assert_sentence(&with("BYHASH_CONFIG", named), 2, &[&format!("{named}:2:"), "pears"]);
+}
+
+#[test]
+fn without_a_node_status_and_peers_say_how_to_start_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["status", "peers"] {
+        let words = ["no node runs", dir.path().to_str().unwrap(), "byhash serve"];
+        assert_sentence(&run(dir.path(), &[command]), 1, &words);
+        assert_sentence(&run(dir.path(), &[command, "--json"]), 1, &words);
+    }
+}
+
+#[test]
+fn the_empty_blob_is_had_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = blake3::hash(b"").to_string();
+    assert_eq!(stdout(&run(dir.path(), &["get", &empty])), "");
+    let file = dir.path().join("empty");
+    stdout(&run(dir.path(), &["get", &empty, "-o", file.to_str().unwrap()]));
+    assert_eq!(std::fs::metadata(file).unwrap().len(), 0);
+}
+
+#[test]
+fn an_id_is_made_once_and_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let id = stdout(&run(&state, &["id"]));
+    assert_eq!(id.trim_end().len(), 64);
+    assert!(id.ends_with('\n') && id.trim_end().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+    assert_eq!(stdout(&run(&state, &["id"])), id);
+    assert_ne!(stdout(&run(&dir.path().join("other"), &["id"])), id);
+    let key = state.join("key.pem");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_sentence(&run(&state, &["id"]), 1, &[key.to_str().unwrap()]);
+}
+
+#[test]
+fn secrets_are_fresh_and_a_malformed_one_exits_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = stdout(&run(dir.path(), &["secret"]));
+    assert_eq!(secret.trim_end().len(), 64);
+    assert_ne!(stdout(&run(dir.path(), &["secret"])), secret);
+    let file = dir.path().join("secret");
+    std::fs::write(&file, "hush").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&file, mode).unwrap();
+    let named = file.to_str().unwrap();
+    let output = run(dir.path(), &["serve", "--secret-file", named]);
+    assert_sentence(&output, 2, &[named]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("hush"));
+}
+
+#[test]
+fn a_reader_of_stdout_that_has_gone_is_no_news_and_a_full_disk_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = byhash(dir.path(), &["secret"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = byhash(dir.path(), &["secret"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_sentence(&output, 1, &["stdout"]);
+}
+
+#[test]
+fn what_is_not_mounted_is_not_unmounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    assert_sentence(&run(dir.path(), &["unmount", path]), 1, &[path]);
+}
+
+#[test]
+fn a_missing_file_for_the_demo_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["demo", "/nonexistent/file"]);
+    // Where nothing can be mounted, that is said first.
+    if Path::new("/dev/fuse").exists() {
+        assert_sentence(&output, 1, &["/nonexistent/file"]);
+    }
+}

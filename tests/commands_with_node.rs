@@ -1,0 +1,248 @@
+//! The commands that talk to a running node, with the real control socket and a made-up node.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+
+use byhash::control::{ControlHandler, ControlListener, Failure, StagedBlob, serve};
+use byhash::daemon::status::{NodeStatus, PeerState, PeerStatus};
+use byhash::ids::{BlobRange, ContentHash, PeerId};
+use byhash::transfer::{BlobReader, BoxFuture, FetchError, Priority, SpaceUsage};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+/// Several pieces and a short last one.
+const BLOB_LEN: usize = (3 << 20) + 7;
+
+fn content() -> Bytes {
+    (0..BLOB_LEN).map(|i| (i % 251) as u8).collect::<Vec<u8>>().into()
+}
+
+/// What the made-up node does about a hash.
+fn stuck() -> ContentHash {
+    ContentHash::of(b"stuck in the middle")
+}
+
+/// The hash for which the node fails with `error`.
+fn failing(error: &FetchError) -> ContentHash {
+    ContentHash::of(error.to_string().as_bytes())
+}
+
+const ERRORS: [FetchError; 4] =
+    [FetchError::NotFound, FetchError::Unreachable, FetchError::TimedOut, FetchError::WrongBytes];
+
+struct MadeUp;
+
+struct Reader {
+    content: Bytes,
+    /// Reads beyond this byte never end.
+    end: u64,
+}
+
+impl BlobReader for Reader {
+    fn size(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn read(&self, range: BlobRange, _: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>> {
+        Box::pin(async move {
+            if range.end > self.end {
+                std::future::pending::<()>().await;
+            }
+            Ok(self.content.slice(range.start as usize..range.end as usize))
+        })
+    }
+
+    fn prefetch(&self, _: BlobRange) {}
+}
+
+impl ControlHandler for MadeUp {
+    fn status(&self) -> BoxFuture<'_, NodeStatus> {
+        Box::pin(async {
+            NodeStatus {
+                id: PeerId::from_bytes([0xab; 32]),
+                version: "0".into(),
+                pid: 4242,
+                listen: "127.0.0.1:7117".into(),
+                mountpoint: None,
+                uptime_secs: 3,
+                usage: SpaceUsage { capacity: 4, used: 3, available: 1, blobs: 1 },
+                lanes_open: 2,
+                transfers_pending: 0,
+                metrics: BTreeMap::from([("reads".into(), 5)]),
+                notes: Vec::new(),
+            }
+        })
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Vec<PeerStatus>> {
+        Box::pin(async {
+            vec![PeerStatus {
+                spec: "holder.example:7117".into(),
+                id: None,
+                state: PeerState::Unreachable,
+                last_error: Some("nobody answers".into()),
+                lanes: 0,
+                fetched_bytes: 0,
+                rtt_ms: None,
+            }]
+        })
+    }
+
+    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { if blob.size == 0 { Err("the cache is full".into()) } else { Ok(()) } })
+    }
+
+    fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {
+        Box::pin(async move {
+            if let Some(error) = ERRORS.into_iter().find(|error| failing(error) == hash) {
+                return Err(error.into());
+            }
+            let end = if hash == stuck() { 1 << 20 } else { u64::MAX };
+            Ok(Arc::new(Reader { content: content(), end }) as Arc<dyn BlobReader>)
+        })
+    }
+}
+
+/// The node, on a thread of its own, and its state directory.
+struct Node {
+    dir: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Node {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = ControlListener::bind(&socket).unwrap();
+                ready.send(()).unwrap();
+                serve(listener, Arc::new(MadeUp), async { drop(stopped.await) }).await;
+            });
+        });
+        is_ready.recv().unwrap();
+        Self { dir, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_byhash"));
+        command.env("BYHASH_STATE", self.dir.path()).env("BYHASH_CONFIG", "/dev/null");
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn stdout(output: &Output) -> &[u8] {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    &output.stdout
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn status_and_peers_come_as_text_and_as_json() {
+    let node = Node::start();
+    let text = |args: &[&str]| String::from_utf8(stdout(&node.run(args)).to_vec()).unwrap();
+    assert!(text(&["status"]).contains("process 4242"));
+    let status: NodeStatus = serde_json::from_str(&text(&["status", "--json"])).unwrap();
+    assert_eq!(status.metrics["reads"], 5);
+    let peers = text(&["peers"]);
+    assert!(peers.contains("holder.example:7117") && peers.contains("nobody answers"), "{peers}");
+    let peers: Vec<PeerStatus> = serde_json::from_str(&text(&["peers", "--json"])).unwrap();
+    assert_eq!(peers[0].state, PeerState::Unreachable);
+}
+
+#[test]
+fn a_blob_goes_to_stdout_or_to_a_file() {
+    let node = Node::start();
+    let hash = ContentHash::of(&content()).to_string();
+    assert!(stdout(&node.run(&["get", &hash])) == content());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("out");
+    assert!(stdout(&node.run(&["get", &hash, "-o", file.to_str().unwrap()])).is_empty());
+    assert!(std::fs::read(&file).unwrap() == content());
+    assert_eq!(files(dir.path()), [file]);
+}
+
+#[test]
+fn the_sentences_of_failures_differ_and_leave_no_file() {
+    let node = Node::start();
+    let dir = tempfile::tempdir().unwrap();
+    let mut sentences = std::collections::HashSet::new();
+    for error in &ERRORS {
+        let hash = failing(error).to_string();
+        let output = node.run(&["get", &hash, "-o", dir.path().join("out").to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        let sentence = String::from_utf8(output.stderr).unwrap();
+        assert!(sentence.starts_with(&format!("byhash: {hash}: ")), "{sentence}");
+        sentences.insert(sentence.replace(&hash, ""));
+        assert!(files(dir.path()).is_empty());
+    }
+    assert_eq!(sentences.len(), ERRORS.len());
+}
+
+/// Starts a `get` that gets stuck, and waits until it has written something.
+fn stuck_get(node: &Node, dir: &Path) -> Child {
+    let child = node.command(&["get", &stuck().to_string(), "-o", dir.join("out").to_str().unwrap()]).spawn().unwrap();
+    while !files(dir).iter().any(|file| std::fs::metadata(file).is_ok_and(|metadata| metadata.len() > 0)) {
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[test]
+fn an_interrupted_get_leaves_no_file() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let node = Node::start();
+        let dir = tempfile::tempdir().unwrap();
+        let child = stuck_get(&node, dir.path());
+        // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+        unsafe { libc::kill(child.id().cast_signed(), signal) };
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "byhash: interrupted\n");
+        assert!(files(dir.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_node_that_ends_in_the_middle_leaves_no_file() {
+    let node = Node::start();
+    let dir = tempfile::tempdir().unwrap();
+    let child = stuck_get(&node, dir.path());
+    drop(node);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("the node ended"));
+    assert!(files(dir.path()).is_empty());
+}
+
+#[test]
+fn get_into_a_pipe_that_is_closed_early_is_quiet() {
+    let node = Node::start();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let hash = ContentHash::of(&content()).to_string();
+    let output = node.command(&["get", &hash]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
