@@ -2,12 +2,17 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::failure::CommandError;
 use super::output::print;
 use crate::config::{NodeConfig, StateDir};
-use crate::control::Client;
+use crate::control::{self, Client, ControlListener};
+use crate::daemon::Node;
+use crate::fs::{Filesystem, Owner};
+use crate::fuse::{Mount, MountOptions};
 use crate::ids::PeerId;
+use crate::transfer::BlobSource;
 
 /// Runs a command's conversation on a runtime of its own.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
@@ -43,11 +48,74 @@ pub(super) async fn interrupted() -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Threads for blocking work (disk, hashing of what is read from it). More would only queue at the
+/// disk, and each costs memory.
+const BLOCKING_THREADS: usize = 32;
+
 /// Runs a node, with a mount if `mountpoint` is given, until it is told to end.
 pub(super) fn run_node(config: NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
-    config.state.create()?;
-    let _ = (mountpoint, announce);
-    Err(CommandError::Failed("this build cannot run a node".to_owned()))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?
+        .block_on(run(config, mountpoint))
+}
+
+async fn run(config: NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+    let mut interrupted = std::pin::pin!(interrupted());
+    let failed = |error: anyhow::Error| CommandError::Failed(format!("{error:#}"));
+    let node = Node::start(&config).await.map_err(failed)?;
+    let control = ControlListener::bind(&config.state.control_socket())?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let control = tokio::spawn(control::serve(control, node.clone(), async {
+        let _ = stopped.await;
+    }));
+    let result = match mount(&node, mountpoint).await {
+        Ok(mount) => match announce(node.id(), node.listen_addr()) {
+            Ok(()) => until_the_end(&mut interrupted, mount).await,
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    let _ = stop.send(());
+    let _ = control.await;
+    node.shutdown().await;
+    result
+}
+
+/// Mounts the node's filesystem, if it is to have one.
+async fn mount(node: &Arc<Node>, mountpoint: Option<PathBuf>) -> Result<Option<Mount>, CommandError> {
+    let Some(mountpoint) = mountpoint else { return Ok(None) };
+    let source: Arc<dyn BlobSource> = Arc::new(node.engine().clone());
+    let fs = Arc::new(Filesystem::new(source, node.metrics().clone(), Owner::of_process()));
+    let runtime = tokio::runtime::Handle::current();
+    let mounted = tokio::task::spawn_blocking(move || Mount::new(&mountpoint, fs, MountOptions::default(), runtime));
+    let mounted = mounted.await.map_err(|error| CommandError::Failed(error.to_string()))?;
+    let mount = mounted.map_err(|error| CommandError::Failed(error.to_string()))?;
+    node.note_mount(mount.path().to_owned(), mount.notes());
+    Ok(Some(mount))
+}
+
+/// Waits for a signal, or for somebody to unmount the filesystem; then unmounts it.
+async fn until_the_end(
+    interrupted: &mut (impl Future<Output = Result<(), CommandError>> + Unpin),
+    mount: Option<Mount>,
+) -> Result<(), CommandError> {
+    let Some(mount) = mount else { return interrupted.await };
+    let result = tokio::select! {
+        result = interrupted => result,
+        () = mount.ended() => {
+            tracing::info!("{} was unmounted", mount.path().display());
+            Ok(())
+        }
+    };
+    let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
+    match unmounted {
+        Ok(Ok(())) => result,
+        Ok(Err(error)) => Err(CommandError::Failed(error.to_string())),
+        Err(error) => Err(CommandError::Failed(error.to_string())),
+    }
 }
 
 /// Prints the one line that a node prints on stdout: that it is ready, and its peer string.
