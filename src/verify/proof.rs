@@ -96,6 +96,11 @@ impl Proof {
         &self.nodes
     }
 
+    /// The proof as it is sent: the nodes in pre-order.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.nodes
+    }
+
     fn leaf_index(&self, group: u64) -> Option<usize> {
         let mut before = 0;
         for range in &self.ranges {

@@ -1,0 +1,94 @@
+//! Taking over staged files as a blob of this node.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rangemap::RangeSet;
+
+use super::StoreError;
+use super::error::io_error;
+use super::files::COMPLETE_MODE;
+use super::import::StagedBlob;
+use super::layout::{OUTBOARD_SUFFIX, remove_if_there};
+use super::record::{Origin, Record};
+use super::shared::Shared;
+use crate::verify::{MAX_BLOB_LEN, group_count, outboard_len};
+
+/// See [`super::Store::adopt`].
+pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), StoreError> {
+    let files = StagedFiles::check(shared, staged)?;
+    if let Some(blob) = shared.open_blob(&staged.hash)? {
+        if blob.is_complete() && blob.files().is_ok() {
+            blob.make_local();
+            shared.flush()?;
+            return files.remove();
+        }
+        shared.forget(&blob)?;
+    }
+    let held = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
+    let record = Record::new(staged.size, &held, Origin::Local, true, shared.now());
+    shared.reserve_on_disk(record.charge())?;
+    files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()))
+}
+
+/// Where the staged files are and where they go.
+struct StagedFiles<'a> {
+    staged: &'a StagedBlob,
+    content: PathBuf,
+    outboard: PathBuf,
+}
+
+impl<'a> StagedFiles<'a> {
+    /// Checks that the name stays inside `tmp`, and that the files have the lengths they should.
+    fn check(shared: &Shared, staged: &'a StagedBlob) -> Result<Self, StoreError> {
+        let refused = || StoreError::NotStaged(staged.name.clone());
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if staged.name.is_empty() || !staged.name.chars().all(plain) || staged.size > MAX_BLOB_LEN {
+            return Err(refused());
+        }
+        let content = shared.layout.tmp().join(&staged.name);
+        let outboard = shared.layout.tmp().join(format!("{}{OUTBOARD_SUFFIX}", staged.name));
+        let nodes = outboard_len(staged.size);
+        if !is_file_of(&content, staged.size) || nodes > 0 && !is_file_of(&outboard, nodes) {
+            return Err(refused());
+        }
+        Ok(Self { staged, content, outboard })
+    }
+
+    fn remove(&self) -> Result<(), StoreError> {
+        remove_if_there(&self.content)?;
+        remove_if_there(&self.outboard)
+    }
+
+    /// Puts the files in place, makes that durable, and then tells the index.
+    fn move_in(&self, shared: &Arc<Shared>, record: &Record) -> Result<(), StoreError> {
+        let hash = &self.staged.hash;
+        let _structure = shared.structure.lock();
+        let mode = Permissions::from_mode(COMPLETE_MODE);
+        fs::set_permissions(&self.content, mode).map_err(io_error("set the mode of", &self.content))?;
+        if outboard_len(self.staged.size) > 0 {
+            let place = shared.layout.outboard(hash);
+            fs::rename(&self.outboard, &place).map_err(io_error("rename", &self.outboard))?;
+        }
+        fs::rename(&self.content, shared.layout.content(hash)).map_err(io_error("rename", &self.content))?;
+        shared.layout.sync_shard(hash)?;
+        shared.index.write(|batch| batch.put(hash, record))?;
+        shared.space.add_blob();
+        // Somebody may have begun to fetch it meanwhile.
+        if let Some(blob) = shared.opened(hash)
+            && let Some(charged) = blob.replace_by_local(record.charge())
+        {
+            shared.space.release(charged);
+            shared.space.remove_blob();
+        }
+        Ok(())
+    }
+}
+
+fn is_file_of(path: &Path, len: u64) -> bool {
+    let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let metadata = OpenOptions::new().read(true).custom_flags(options).open(path).and_then(|file| file.metadata());
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == len)
+}

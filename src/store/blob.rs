@@ -1,0 +1,265 @@
+//! The handle of a blob: what is held of it, and its files.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use rangemap::RangeSet;
+
+use super::StoreError;
+use super::error::io_error;
+use super::files::{Files, Stamp};
+use super::record::{BlobInfo, Origin, Record, content_bytes};
+use super::shared::{Shared, Snapshot};
+use crate::ids::ContentHash;
+use crate::verify::{group_count, outboard_len};
+
+/// Reads note a use at most this often (in milliseconds): a use is a write to the index.
+const TOUCH_INTERVAL_MS: u64 = 60_000;
+
+/// A blob of which something is held, or is about to be. All handles to a blob are this one.
+#[derive(Debug)]
+pub struct Blob {
+    hash: ContentHash,
+    size: u64,
+    pub(super) shared: Arc<Shared>,
+    state: Mutex<State>,
+    last_use: AtomicU64,
+}
+
+/// What changes about a blob.
+#[derive(Debug)]
+pub(super) struct State {
+    /// The verified groups that are on disk.
+    pub held: RangeSet<u64>,
+    /// How many those are.
+    pub held_groups: u64,
+    /// All are held, and the content file is closed for writing.
+    pub complete: bool,
+    /// Nodes of the outboard, by pre-order index, that are known to be written.
+    pub nodes: RangeSet<u64>,
+    /// The stamp of the complete content file, and the groups found right while it had that.
+    pub checked: Option<(Stamp, RangeSet<u64>)>,
+    pub origin: Origin,
+    pub pinned: bool,
+    /// Bytes charged for; none while nothing is on disk.
+    pub charged: Option<u64>,
+    /// It is on the list of the next flush.
+    pub queued: bool,
+    pub files: Option<Arc<Files>>,
+}
+
+impl Blob {
+    /// A blob of which nothing is held yet.
+    pub(super) fn empty(hash: ContentHash, size: u64, shared: Arc<Shared>) -> Self {
+        let state = State {
+            held: RangeSet::new(),
+            held_groups: 0,
+            complete: false,
+            nodes: RangeSet::new(),
+            checked: None,
+            origin: Origin::Fetched,
+            pinned: false,
+            charged: None,
+            queued: false,
+            files: None,
+        };
+        let last_use = shared.now().into();
+        Self { hash, size, shared, state: Mutex::new(state), last_use }
+    }
+
+    /// A blob that the index knows.
+    pub(super) fn held(hash: ContentHash, record: &Record, shared: Arc<Shared>) -> Self {
+        let blob = Self::empty(hash, record.size, shared);
+        {
+            let mut state = blob.state.lock();
+            state.held = record.held();
+            state.held_groups = state.held.iter().map(|range| range.end - range.start).sum();
+            state.complete = record.is_complete();
+            state.charged = Some(record.charge());
+            (state.origin, state.pinned) = (record.origin, record.pinned);
+        }
+        blob.last_use.store(record.last_use, Ordering::Relaxed);
+        blob
+    }
+
+    /// Its name.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// Its proven size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether all of it is held.
+    pub fn is_complete(&self) -> bool {
+        self.state.lock().complete
+    }
+
+    /// Whether any group is held.
+    pub(super) fn holds_any(&self) -> bool {
+        self.state.lock().held_groups > 0
+    }
+
+    /// Whether all of `groups` are held.
+    pub fn has(&self, groups: Range<u64>) -> bool {
+        groups.is_empty() || self.state.lock().held.gaps(&groups).next().is_none()
+    }
+
+    /// The groups of `groups` that are not held: in order, disjoint.
+    pub fn missing(&self, groups: Range<u64>) -> Vec<Range<u64>> {
+        let groups = groups.start..groups.end.min(group_count(self.size));
+        if groups.is_empty() { Vec::new() } else { self.state.lock().held.gaps(&groups).collect() }
+    }
+
+    /// The groups that are held now.
+    pub fn verified(&self) -> RangeSet<u64> {
+        self.state.lock().held.clone()
+    }
+
+    /// What is known of it.
+    pub fn info(&self) -> BlobInfo {
+        let state = self.state.lock();
+        BlobInfo {
+            size: self.size,
+            complete: state.complete,
+            held_bytes: content_bytes(self.size, state.held.iter()),
+            origin: state.origin,
+            pinned: state.pinned,
+        }
+    }
+
+    /// The content file of a complete blob, opened anew for reading only. What it holds was
+    /// verified when it was written; it is not hashed again here.
+    pub fn content_file(&self) -> Result<File, StoreError> {
+        if !self.is_complete() {
+            return Err(self.not_held(0..group_count(self.size)));
+        }
+        self.files()?;
+        let path = self.shared.layout.content(&self.hash);
+        File::open(&path).map_err(io_error("open", &path))
+    }
+
+    /// Notes that it is used, unless that was noted a short time ago.
+    pub(super) fn touch_sometimes(&self) {
+        let now = self.shared.now();
+        if now.saturating_sub(self.last_use.load(Ordering::Relaxed)) >= TOUCH_INTERVAL_MS {
+            self.touch();
+        }
+    }
+
+    /// Notes that it is used.
+    pub(super) fn touch(&self) {
+        let now = self.shared.now();
+        self.last_use.store(now, Ordering::Relaxed);
+        let mut pending = self.shared.pending.lock();
+        if !pending.closing {
+            pending.touches.insert(self.hash, now);
+        }
+    }
+
+    /// Its files, opened if they are not yet. If one is missing, the blob is dropped.
+    pub(super) fn files(&self) -> Result<Arc<Files>, StoreError> {
+        let opened = self.open_files(&mut self.state.lock());
+        if let Err(StoreError::Missing { .. }) = opened {
+            self.drop_all()?;
+        }
+        opened
+    }
+
+    /// Its files, opened if they are not yet.
+    pub(super) fn open_files(&self, state: &mut State) -> Result<Arc<Files>, StoreError> {
+        if let Some(files) = &state.files {
+            return Ok(files.clone());
+        }
+        let files = Arc::new(Files::open(&self.shared.layout, &self.hash, self.size)?);
+        state.files = Some(files.clone());
+        Ok(files)
+    }
+
+    /// Drops all that is held because its files are not what the index says.
+    pub(super) fn drop_all(&self) -> Result<(), StoreError> {
+        self.shared.metrics.store_corrupt_groups.add(self.state.lock().held_groups);
+        self.shared.forget(self)
+    }
+
+    /// Takes note that nothing is held any more, and returns what was charged for.
+    pub(super) fn clear(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.held.clear();
+        state.held_groups = 0;
+        state.complete = false;
+        state.nodes.clear();
+        state.checked = None;
+        (state.origin, state.pinned) = (Origin::Fetched, false);
+        state.files = None;
+        state.charged.take()
+    }
+
+    /// Takes note that complete files have been put in place for which `charge` bytes are charged,
+    /// and returns what was charged for before.
+    pub(super) fn replace_by_local(&self, charge: u64) -> Option<u64> {
+        let before = self.clear();
+        let mut state = self.state.lock();
+        let all = 0..group_count(self.size);
+        state.held_groups = all.end;
+        state.held.insert(all);
+        state.complete = true;
+        state.charged = Some(charge);
+        (state.origin, state.pinned) = (Origin::Local, true);
+        before
+    }
+
+    /// Marks it as added here and puts it on the list of the next flush.
+    pub(super) fn make_local(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        (state.origin, state.pinned) = (Origin::Local, true);
+        self.queue(&mut state);
+    }
+
+    /// Puts it on the list of the next flush.
+    pub(super) fn queue(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.queued, true) {
+            self.shared.queue(self.clone());
+        }
+    }
+
+    /// What the index is to say once the files are durable; `None` if nothing is held.
+    pub(super) fn snapshot(self: Arc<Self>) -> Option<Snapshot> {
+        let mut state = self.state.lock();
+        state.queued = false;
+        let files = state.files.clone()?;
+        let last_use = self.last_use.load(Ordering::Relaxed);
+        let record = Record::new(self.size, &state.held, state.origin, state.pinned, last_use);
+        drop(state);
+        Some(Snapshot { blob: self, files, record })
+    }
+
+    /// Whether what is held is still in `files`.
+    pub(super) fn is_backed_by(&self, files: &Arc<Files>) -> bool {
+        self.state.lock().files.as_ref().is_some_and(|current| Arc::ptr_eq(current, files))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Bytes that the blob is charged for apart from its content.
+    pub(super) fn outboard_charge(&self) -> u64 {
+        outboard_len(self.size)
+    }
+
+    pub(super) fn not_held(&self, groups: Range<u64>) -> StoreError {
+        StoreError::NotHeld { hash: self.hash, groups }
+    }
+}
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        self.shared.closed(&self.hash);
+    }
+}

@@ -1,0 +1,116 @@
+//! Why the store could not do what it was asked.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::ids::ContentHash;
+
+/// What failed in the store. Messages name the file concerned.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the cache directory open.
+    #[error("the cache {} is in use by {}", dir.display(), match pid { Some(pid) => format!("process {pid}"), None => "another process".to_owned() })]
+    Locked {
+        /// The cache directory.
+        dir: PathBuf,
+        /// The process that has it open, if it has already left its number.
+        pid: Option<u32>,
+    },
+    /// No room: the capacity is taken by blobs that may not be evicted, or the disk has only the
+    /// space left that is to be kept free. The caller goes on uncached.
+    #[error("the cache has no room for {wanted} more bytes")]
+    Full {
+        /// Bytes that were asked for.
+        wanted: u64,
+    },
+    /// The files of a blob are not what the index says: the groups named have been dropped and may be fetched again.
+    #[error("groups {groups:?} of {hash} were damaged on disk and have been dropped")]
+    Corrupt {
+        /// The blob.
+        hash: ContentHash,
+        /// The groups that are no longer held.
+        groups: Range<u64>,
+    },
+    /// A file of a blob is gone or has another length: the blob has been dropped and may be fetched again.
+    #[error("{} is missing or has another length; {hash} has been dropped", path.display())]
+    Missing {
+        /// The blob.
+        hash: ContentHash,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The blob, or these groups of it, are not held.
+    #[error("groups {groups:?} of {hash} are not held")]
+    NotHeld {
+        /// The blob.
+        hash: ContentHash,
+        /// The groups asked for.
+        groups: Range<u64>,
+    },
+    /// What was to be written is not whole groups of the blob, or the proof is one of another size.
+    #[error("{len} bytes at group {first} are not whole groups of {hash}")]
+    NotGroups {
+        /// The blob.
+        hash: ContentHash,
+        /// The first group.
+        first: u64,
+        /// How many bytes there were.
+        len: usize,
+    },
+    /// A size that differs from the one that has been proven.
+    #[error("{hash} has {held} bytes, not {claimed}")]
+    OtherSize {
+        /// The blob.
+        hash: ContentHash,
+        /// The size known, in bytes.
+        held: u64,
+        /// The size that was given, in bytes.
+        claimed: u64,
+    },
+    /// What was to be added is a directory.
+    #[error("{} is a directory; only files can be added", .0.display())]
+    Directory(PathBuf),
+    /// A file that became shorter while it was added.
+    #[error("{} became shorter while it was read", .0.display())]
+    Shrank(PathBuf),
+    /// A name of a staged file that is none, or a staged file that is not what it should be.
+    #[error("'{0}' is not a staged file of this cache")]
+    NotStaged(String),
+    /// A file larger than any blob may be.
+    #[error("a blob of {0} bytes is above the limit of {limit}", limit = crate::verify::MAX_BLOB_LEN)]
+    TooBig(u64),
+    /// The index was written by another version of byhash.
+    #[error("{} has format {found}, this byhash knows format {known}: remove the cache directory or use the other byhash", path.display())]
+    IndexVersion {
+        /// The index.
+        path: PathBuf,
+        /// The format found.
+        found: u64,
+        /// The format known.
+        known: u64,
+    },
+    /// The index cannot be read or written.
+    #[error("the index {} failed: {source}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What redb says.
+        source: Box<redb::Error>,
+    },
+    /// An operation on a file failed.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Turns an `io::Error` into a [`StoreError::Io`] about `path`.
+pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io { what, path: path.to_owned(), source }
+}

@@ -1,0 +1,210 @@
+//! The two files of a blob, open.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rangemap::RangeSet;
+
+use super::StoreError;
+use super::error::io_error;
+use super::layout::Layout;
+use crate::ids::ContentHash;
+use crate::verify::{bytes_of, outboard_len};
+
+/// The mode of a content file once it is complete: it is never written to again.
+pub(super) const COMPLETE_MODE: u32 = 0o444;
+
+/// Nanoseconds that a file must have been left alone before its times tell it from a later state.
+/// Times of files advance with the kernel's tick, at most 10 ms; five of those.
+const STAMP_AGE_NS: i128 = 50_000_000;
+
+/// Content and outboard of a blob, open.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub content: File,
+    pub content_path: PathBuf,
+    /// None for a blob of one group.
+    pub outboard: Option<File>,
+    pub outboard_path: PathBuf,
+    /// The content file was complete: it must not be written to.
+    pub sealed: AtomicBool,
+    /// Writes under way; changes under the lock of the blob's state.
+    pub writers: AtomicUsize,
+    /// The names are not yet durable.
+    unnamed: AtomicBool,
+}
+
+/// What changes whenever a file is changed, by whomever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+}
+
+impl Files {
+    /// Makes the files of a blob of which nothing is held. What lies in their place is unlinked.
+    pub fn create(layout: &Layout, hash: &ContentHash, size: u64) -> Result<Self, StoreError> {
+        layout.unlink(hash)?;
+        let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
+        let content = create_file(&content_path, size)?;
+        let outboard = match outboard_len(size) {
+            0 => None,
+            len => Some(create_file(&outboard_path, len)?),
+        };
+        Ok(Self {
+            content,
+            content_path,
+            outboard,
+            outboard_path,
+            sealed: false.into(),
+            writers: 0.into(),
+            unnamed: true.into(),
+        })
+    }
+
+    /// Opens the files of a blob that the index knows. [`StoreError::Missing`] if one is not there or has another length.
+    pub fn open(layout: &Layout, hash: &ContentHash, size: u64) -> Result<Self, StoreError> {
+        let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
+        let content = open_file(&content_path, false)?.filter(|file| has_len(file, size));
+        let missing = |path: &Path| StoreError::Missing { hash: *hash, path: path.to_owned() };
+        let mut content = content.ok_or_else(|| missing(&content_path))?;
+        let metadata = content.metadata().map_err(io_error("stat", &content_path))?;
+        let sealed = metadata.mode() & 0o222 == 0;
+        if !sealed {
+            content = open_file(&content_path, true)?.ok_or_else(|| missing(&content_path))?;
+        }
+        let outboard = match outboard_len(size) {
+            0 => None,
+            len => {
+                let file = open_file(&outboard_path, true)?.filter(|file| has_len(file, len));
+                Some(file.ok_or_else(|| missing(&outboard_path))?)
+            }
+        };
+        Ok(Self {
+            content,
+            content_path,
+            outboard,
+            outboard_path,
+            sealed: sealed.into(),
+            writers: 0.into(),
+            unnamed: false.into(),
+        })
+    }
+
+    /// Puts a new content file with the groups of `held` in the place of this one, which stays as
+    /// it is for those who have it open.
+    pub fn replace(
+        &self,
+        layout: &Layout,
+        hash: &ContentHash,
+        size: u64,
+        held: &RangeSet<u64>,
+    ) -> Result<Self, StoreError> {
+        let tmp = layout.tmp().join(format!("repair-{hash}"));
+        super::layout::remove_if_there(&tmp)?;
+        let copied = create_file(&tmp, size).and_then(|copy| {
+            // Abandoned, if a crash comes now: the sweep of tmp takes it away.
+            copy.try_lock().map_err(|error| io_error("lock", &tmp)(error.into()))?;
+            let mut buffer = vec![0; COPY_LEN];
+            for groups in held.iter() {
+                let range = bytes_of(size, groups);
+                let mut at = range.start;
+                while at < range.end {
+                    let len = (range.end - at).min(COPY_LEN as u64) as usize;
+                    self.content.read_exact_at(&mut buffer[..len], at).map_err(io_error("read", &self.content_path))?;
+                    copy.write_all_at(&buffer[..len], at).map_err(io_error("write", &tmp))?;
+                    at += len as u64;
+                }
+            }
+            // The index already claims these groups.
+            copy.sync_all().map_err(io_error("sync", &tmp))?;
+            fs::rename(&tmp, &self.content_path).map_err(io_error("rename", &tmp))?;
+            layout.sync_shard(hash)
+        });
+        if let Err(error) = copied {
+            super::layout::remove_if_there(&tmp)?;
+            return Err(error);
+        }
+        Self::open(layout, hash, size)
+    }
+
+    /// Makes both files durable, and their names if they are new.
+    pub fn sync(&self, layout: &Layout, hash: &ContentHash) -> Result<(), StoreError> {
+        self.content.sync_data().map_err(io_error("sync", &self.content_path))?;
+        if let Some(outboard) = &self.outboard {
+            outboard.sync_data().map_err(io_error("sync", &self.outboard_path))?;
+        }
+        if self.unnamed.load(Ordering::Acquire) {
+            layout.sync_shard(hash)?;
+            self.unnamed.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Marks the content file as complete.
+    pub fn seal(&self) -> Result<(), StoreError> {
+        self.sealed.store(true, Ordering::Release);
+        let mode = Permissions::from_mode(COMPLETE_MODE);
+        self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
+    }
+
+    /// The content file's stamp.
+    pub fn stamp(&self) -> Result<Stamp, StoreError> {
+        let metadata = self.content.metadata().map_err(io_error("stat", &self.content_path))?;
+        let ns = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Ok(Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl Stamp {
+    /// Whether a change from now on is sure to make another stamp.
+    pub fn is_settled(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i128);
+        now - self.changed_ns >= STAMP_AGE_NS
+    }
+}
+
+/// Bytes copied at a time (1 MiB).
+const COPY_LEN: usize = 1 << 20;
+
+fn create_file(path: &Path, len: u64) -> Result<File, StoreError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error("create", path))?;
+    file.set_len(len).map_err(io_error("set the length of", path))?;
+    Ok(file)
+}
+
+/// Opens a file that is not a symbolic link; `None` if it is not there, or not a regular file.
+fn open_file(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
+    let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).write(write).custom_flags(options).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(io_error("open", path)(error)),
+    };
+    Ok(file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file))
+}
+
+fn has_len(file: &File, len: u64) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() == len)
+}

@@ -1,0 +1,97 @@
+//! The thread that makes writes durable and tells the index, and after a crash removes orphans.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::StoreError;
+use super::layout::SHARDS;
+use super::shared::Shared;
+use super::sweep::sweep_shard;
+
+/// The time from a write to the flush that makes it durable, and between two flushes at least.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The time until the next try after a flush that failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The time between two flushes when only uses are to be noted.
+const TOUCH_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The running thread. Dropped, it flushes a last time and ends.
+#[derive(Debug)]
+pub(super) struct Flusher {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Flusher {
+    /// Starts the thread; `sweep` if there may be orphans.
+    pub fn start(shared: Arc<Shared>, sweep: bool) -> Result<Self, StoreError> {
+        let todo = if sweep { 0..SHARDS } else { 0..0 };
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("store-flusher".into())
+            .spawn(move || run(&of_thread, todo))
+            .map_err(super::error::io_error("start the flusher of", shared.layout.dir()))?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends the thread after a last flush.
+    pub fn stop(&self) {
+        self.shared.pending.lock().closing = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's flusher has panicked; the last writes may be forgotten");
+        }
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(shared: &Shared, mut to_sweep: std::ops::Range<u16>) {
+    let mut delay = FLUSH_INTERVAL;
+    loop {
+        let idle = if to_sweep.is_empty() { TOUCH_FLUSH_INTERVAL } else { FLUSH_INTERVAL };
+        let closing = wait(shared, idle, delay);
+        let flushed = shared.flush();
+        delay = if flushed.is_ok() { FLUSH_INTERVAL } else { RETRY_INTERVAL };
+        if let Err(error) = &flushed {
+            tracing::error!(%error, "writes to the cache could not be made durable; they may be forgotten at a restart");
+        }
+        if closing {
+            let noted = shared.index.write(|batch| batch.set_clean(flushed.is_ok() && to_sweep.is_empty()));
+            if let Err(error) = noted {
+                tracing::error!(%error, "the cache could not be closed in order");
+            }
+            return;
+        }
+        if let Some(shard) = to_sweep.next()
+            && let Err(error) = sweep_shard(shared, shard as u8)
+        {
+            tracing::warn!(%error, "files left over from a crash could not be removed");
+        }
+    }
+}
+
+/// Waits until a flush is due: `delay` after the first write, or after `idle`. Tells whether it is the last.
+fn wait(shared: &Shared, idle: Duration, delay: Duration) -> bool {
+    let mut pending = shared.pending.lock();
+    let idle_until = Instant::now() + idle;
+    while !pending.closing && pending.blobs.is_empty() {
+        if shared.wake.wait_until(&mut pending, idle_until).timed_out() {
+            return pending.closing;
+        }
+    }
+    let until = Instant::now() + delay;
+    while !pending.closing && !shared.wake.wait_until(&mut pending, until).timed_out() {}
+    pending.closing
+}

@@ -1,0 +1,186 @@
+//! Reading: no byte leaves that is not known to be right.
+//!
+//! Each read checks the groups it touches against the outboard, and that up to the hash. For a
+//! complete blob the groups found right are remembered together with the stamp of the content
+//! file; as long as the file bears it, they are read without hashing.
+
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rangemap::RangeSet;
+
+use super::StoreError;
+use super::blob::Blob;
+use super::error::io_error;
+use super::files::{Files, Stamp};
+use super::record::content_bytes;
+use crate::ids::BlobRange;
+use crate::verify::{GROUP_LEN, Proof, VerifyError, bytes_of, group_len, groups_of, proof_len, proof_runs};
+
+impl Blob {
+    /// Reads the bytes of `range` (clipped to the size), all of them verified. The memory it takes
+    /// is that of the groups touched.
+    ///
+    /// [`StoreError::NotHeld`] if some are not held; [`StoreError::Corrupt`] or
+    /// [`StoreError::Missing`] if they were but turned out wrong: they are then no longer held,
+    /// and the caller fetches them again.
+    pub fn read(self: &Arc<Self>, range: BlobRange) -> Result<Bytes, StoreError> {
+        let range = range.clip(self.size());
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let groups = groups_of(self.size(), range);
+        if !self.has(groups.clone()) {
+            return Err(self.not_held(groups));
+        }
+        self.touch_sometimes();
+        let files = self.files()?;
+        if let Some(stamp) = self.stamp_of_checked(&groups) {
+            let mut bytes = vec![0; range.len() as usize];
+            // The stamp is taken after the bytes: if it is the old one, nothing had changed before.
+            if files.content.read_exact_at(&mut bytes, range.start).is_ok() && files.stamp()? == stamp {
+                return Ok(bytes.into());
+            }
+        }
+        let bytes = Bytes::from(self.read_and_check(&files, &groups)?);
+        let skip = (range.start - groups.start * GROUP_LEN) as usize;
+        Ok(bytes.slice(skip..skip + range.len() as usize))
+    }
+
+    /// Reads whole groups for a peer, verified like all that is read.
+    pub fn read_groups(self: &Arc<Self>, groups: Range<u64>) -> Result<Bytes, StoreError> {
+        self.read(bytes_of(self.size(), &groups))
+    }
+
+    /// The proof of `ranges` (groups: in order, disjoint, not empty) from the outboard, checked up
+    /// to the hash. All of them must be held.
+    pub fn read_proof(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<Vec<u8>, StoreError> {
+        if let Some(absent) = ranges.iter().find(|range| !self.has((*range).clone())) {
+            return Err(self.not_held(absent.clone()));
+        }
+        let files = self.files()?;
+        self.proof_from(&files, ranges)?.map(Proof::into_bytes).map_err(|_| {
+            let all = ranges.first().map_or(0, |range| range.start)..ranges.last().map_or(0, |range| range.end);
+            self.drop_groups(&files, ranges, all)
+        })
+    }
+
+    /// The groups, read and checked; the wrong ones are dropped.
+    fn read_and_check(self: &Arc<Self>, files: &Arc<Files>, groups: &Range<u64>) -> Result<Vec<u8>, StoreError> {
+        let wanted = std::slice::from_ref(groups);
+        let before = files.stamp()?;
+        let range = bytes_of(self.size(), groups);
+        let mut bytes = vec![0; range.len() as usize];
+        match files.content.read_exact_at(&mut bytes, range.start) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.drop_all()?;
+                return Err(StoreError::Missing { hash: self.hash(), path: files.content_path.clone() });
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                return Err(self.drop_groups(files, wanted, groups.clone()));
+            }
+            Err(error) => return Err(io_error("read", &files.content_path)(error)),
+        }
+        let Ok(proof) = self.proof_from(files, wanted)? else {
+            return Err(self.drop_groups(files, wanted, groups.clone()));
+        };
+        if proof.check_groups(groups.start, &bytes).is_err() {
+            let wrong = wrong_groups(&proof, groups, &bytes);
+            return Err(self.drop_groups(files, &wrong, groups.clone()));
+        }
+        self.remember_checked(before, files.stamp()?, groups);
+        Ok(bytes)
+    }
+
+    /// The proof of `ranges` as it stands in the outboard; the inner error if it is wrong.
+    fn proof_from(&self, files: &Files, ranges: &[Range<u64>]) -> Result<Result<Proof, VerifyError>, StoreError> {
+        let mut bytes = vec![0; proof_len(self.size(), ranges)];
+        let mut rest = bytes.as_mut_slice();
+        for run in proof_runs(self.size(), ranges) {
+            let (nodes, after) = rest.split_at_mut(run.len);
+            rest = after;
+            let outboard = files.outboard.as_ref().map(|file| file.read_exact_at(nodes, run.offset));
+            match outboard {
+                Some(Ok(())) => {}
+                // What cannot be read stays zero and does not verify.
+                None => {}
+                Some(Err(error)) if is_damage(&error) => {}
+                Some(Err(error)) => return Err(io_error("read", &files.outboard_path)(error)),
+            }
+        }
+        Ok(Proof::verify(&self.hash(), self.size(), ranges, bytes))
+    }
+
+    /// The stamp with which all of `groups` were found right, if the blob is complete.
+    fn stamp_of_checked(&self, groups: &Range<u64>) -> Option<Stamp> {
+        let state = self.state();
+        let (stamp, checked) = state.checked.as_ref().filter(|_| state.complete)?;
+        checked.gaps(groups).next().is_none().then_some(*stamp)
+    }
+
+    fn remember_checked(&self, before: Stamp, after: Stamp, groups: &Range<u64>) {
+        let mut state = self.state();
+        if !state.complete || before != after || !after.is_settled() {
+            return;
+        }
+        match &mut state.checked {
+            Some((stamp, checked)) if *stamp == after => checked.insert(groups.clone()),
+            checked => *checked = Some((after, RangeSet::from_iter([groups.clone()]))),
+        }
+    }
+
+    /// Takes `wrong` out of what is held, if it is still in `files`, and tells of it. If nothing is
+    /// left, the files go too.
+    fn drop_groups(self: &Arc<Self>, files: &Arc<Files>, wrong: &[Range<u64>], groups: Range<u64>) -> StoreError {
+        let hash = self.hash();
+        let mut state = self.state();
+        if state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files)) {
+            let mut dropped: Vec<Range<u64>> = Vec::new();
+            for range in wrong {
+                dropped.extend(
+                    state.held.overlapping(range).map(|held| held.start.max(range.start)..held.end.min(range.end)),
+                );
+                state.held.remove(range.clone());
+            }
+            let count: u64 = dropped.iter().map(|range| range.end - range.start).sum();
+            let bytes = content_bytes(self.size(), &dropped);
+            tracing::warn!(%hash, groups = count, "groups on disk are damaged; they are dropped and will be fetched again");
+            self.shared.metrics.store_corrupt_groups.add(count);
+            self.shared.space.release(bytes);
+            state.charged = state.charged.map(|charged| charged - bytes);
+            state.held_groups -= count;
+            state.complete &= count == 0;
+            state.nodes.clear();
+            state.checked = None;
+            let is_empty = state.held.is_empty();
+            self.queue(&mut state);
+            drop(state);
+            if is_empty && let Err(error) = self.shared.forget(self) {
+                return error;
+            }
+        }
+        StoreError::Corrupt { hash, groups }
+    }
+}
+
+/// The groups of `bytes` that are not what `proof` says, one range each.
+fn wrong_groups(proof: &Proof, groups: &Range<u64>, bytes: &[u8]) -> Vec<Range<u64>> {
+    let mut rest = bytes;
+    let mut wrong = Vec::new();
+    for group in groups.clone() {
+        let (content, after) = rest.split_at(group_len(proof.size(), group).min(rest.len()));
+        rest = after;
+        if proof.check_group(group, content).is_err() {
+            wrong.push(group..group + 1);
+        }
+    }
+    wrong
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)
+}

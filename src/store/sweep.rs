@@ -1,0 +1,50 @@
+//! Removing what a crash has left behind.
+
+use std::fs::{self, File};
+use std::io;
+
+use super::StoreError;
+use super::error::io_error;
+use super::layout::{Layout, OUTBOARD_SUFFIX, remove_if_there};
+use super::shared::Shared;
+use crate::ids::ContentHash;
+
+/// Removes the files in `tmp` whose writer is gone: a content file's lock is free, or there is an
+/// outboard without a content file.
+pub(super) fn sweep_tmp(layout: &Layout) -> Result<(), StoreError> {
+    let tmp = layout.tmp();
+    for name in names(&tmp)? {
+        let path = tmp.join(&name);
+        let content = tmp.join(name.strip_suffix(OUTBOARD_SUFFIX).unwrap_or(&name));
+        let abandoned = match File::open(&content) {
+            Ok(file) => file.try_lock().is_ok(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if abandoned {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files of blobs that the index does not know and nobody has open, of the hashes
+/// that begin with `shard`.
+pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> {
+    let dir = shared.layout.shard(shard);
+    let _structure = shared.structure.lock();
+    for name in names(&dir)? {
+        let Some(hash) = ContentHash::from_name(name.strip_suffix(OUTBOARD_SUFFIX).unwrap_or(&name).as_bytes()) else {
+            continue;
+        };
+        if shared.opened(&hash).is_none() && shared.index.get(&hash)?.is_none() {
+            remove_if_there(&dir.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+fn names(dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
+    let entries = fs::read_dir(dir).map_err(io_error("list", dir))?;
+    // A name that is not text is none of ours.
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+}

@@ -1,0 +1,168 @@
+//! Writing, reading, restarting.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::store::Origin;
+
+#[test]
+fn what_is_written_is_read_and_lies_where_the_docs_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // No byte, one byte, one group exactly (no outboard), one byte more, several groups.
+    for (seed, len) in [0, 1, GROUP, GROUP + 1, 5 * GROUP + 77].into_iter().enumerate() {
+        let sample = Sample::new(len, seed as u8);
+        let blob = sample.write_all(&store);
+        assert!(blob.is_complete());
+        assert!(sample.read_all(&store).unwrap());
+        assert_eq!(blob.read(BlobRange::new(3, 20)).unwrap(), sample.content[3.min(len)..20.min(len)]);
+        let path = content_path(dir.path(), &sample.hash);
+        assert_eq!(fs::read(&path).unwrap(), sample.content);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o444);
+        assert_eq!(fs::read(outboard_path(dir.path(), &sample.hash)).unwrap_or_default(), sample.outboard);
+        assert_eq!(blob.read_proof(&[sample.all(),]).unwrap(), sample.outboard);
+        let mut copy = Vec::new();
+        std::io::Read::read_to_end(&mut blob.content_file().unwrap(), &mut copy).unwrap();
+        assert_eq!(copy, sample.content);
+    }
+    assert_eq!(store.usage().blobs, 5);
+}
+
+#[test]
+fn a_partial_blob_survives_a_restart_and_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Sample::new(9 * GROUP + 5, 1);
+    let store = open(dir.path());
+    sample.write(&store, 2..4).unwrap();
+    sample.write(&store, 9..10).unwrap();
+    let used = store.usage().used;
+    drop(store);
+
+    let store = open(dir.path());
+    assert_eq!(store.usage().used, used);
+    let info = store.lookup(&sample.hash).unwrap().unwrap();
+    assert_eq!((info.size, info.complete, info.held_bytes), (sample.size(), false, 2 * GROUP_LEN + 5));
+    let blob = store.blob(&sample.hash).unwrap().unwrap();
+    assert!(blob.has(2..4) && blob.has(9..10) && !blob.has(4..5) && !blob.has(9..11));
+    assert_eq!(blob.missing(0..10), [0..2, 4..9]);
+    assert_eq!(blob.verified().iter().cloned().collect::<Vec<_>>(), [2..4, 9..10]);
+    assert_eq!(blob.read_groups(2..4).unwrap(), sample.bytes(&(2..4)));
+    assert_eq!(blob.read_groups(9..10).unwrap(), sample.bytes(&(9..10)));
+    let ranges = [2..4, 9..10];
+    let proof = blob.read_proof(&ranges).unwrap();
+    Proof::verify(&sample.hash, sample.size(), &ranges, proof).unwrap();
+    assert!(matches!(blob.read(BlobRange::new(0, 1)), Err(StoreError::NotHeld { .. })));
+    assert!(matches!(blob.content_file(), Err(StoreError::NotHeld { .. })));
+
+    for missing in blob.missing(0..10) {
+        sample.write(&store, missing).unwrap();
+    }
+    assert!(blob.is_complete() && sample.read_all(&store).unwrap());
+    drop((blob, store));
+    let store = open(dir.path());
+    assert_eq!(store.complete_blobs(None, 10).unwrap(), [(sample.hash, sample.size())]);
+    assert!(sample.read_all(&store).unwrap());
+}
+
+#[test]
+fn there_is_one_handle_a_blob_and_only_one_store_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP, 1);
+    let blob = store.create_partial(sample.hash, sample.size()).unwrap();
+    assert!(Arc::ptr_eq(&blob, &store.create_partial(sample.hash, sample.size()).unwrap()));
+    assert!(store.blob(&sample.hash).unwrap().is_none());
+    let other = store.create_partial(sample.hash, 5);
+    assert!(matches!(other, Err(StoreError::OtherSize { held: 49152, claimed: 5, .. })));
+    // Nothing was written, so nothing is left.
+    drop(blob);
+    assert!(store.blob(&sample.hash).unwrap().is_none());
+    assert!(!content_path(dir.path(), &sample.hash).exists());
+
+    let second = try_open(dir.path(), 1).unwrap_err();
+    assert!(matches!(second, StoreError::Locked { pid, .. } if pid == Some(std::process::id())), "{second}");
+    drop(store);
+    open(dir.path());
+}
+
+#[test]
+fn what_is_no_whole_groups_or_not_covered_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP + 5, 1);
+    let blob = store.create_partial(sample.hash, sample.size()).unwrap();
+    let proof = sample.proof(0..2);
+    for (first, len) in [(0, 0), (0, 5), (0, GROUP + 1), (1, 2 * GROUP), (3, 5), (3, 6), (4, 0), (u64::MAX, 1)] {
+        let refused = blob.write(first, &vec![0; len], &proof);
+        assert!(matches!(refused, Err(StoreError::NotGroups { .. })), "{first} {len}");
+    }
+    let other = Sample::new(GROUP, 2);
+    assert!(blob.write(0, &other.content, &other.proof(0..1)).is_err());
+    assert_eq!(store.usage().used, 0);
+}
+
+#[test]
+fn blobs_are_found_by_have_key_and_listed_by_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut samples: Vec<_> = (0..5).map(|seed| Sample::new(100, seed)).collect();
+    samples.sort_by_key(|sample| sample.hash);
+    let partial = Sample::new(3 * GROUP, 9);
+    let handle = partial.write(&store, 1..2).unwrap();
+    for sample in &samples {
+        sample.write_all(&store);
+        // Known at once, before any flush.
+        let (hash, info) = store.find(&sample.hash.have_key()).unwrap().unwrap();
+        assert_eq!((hash, info.complete, info.origin, info.pinned), (sample.hash, true, Origin::Fetched, false));
+    }
+    assert!(!store.find(&partial.hash.have_key()).unwrap().unwrap().1.complete);
+    let wanted = Sample::new(7, 7);
+    let size_only = store.create_partial(wanted.hash, wanted.size()).unwrap();
+    assert_eq!(store.find(&wanted.hash.have_key()).unwrap(), None);
+    drop((handle, size_only));
+    store.flush().unwrap();
+    assert_eq!(store.find(&partial.hash.have_key()).unwrap().unwrap().0, partial.hash);
+    let expected: Vec<_> = samples.iter().map(|sample| (sample.hash, sample.size())).collect();
+    assert_eq!(store.complete_blobs(None, 10).unwrap(), expected);
+    assert_eq!(store.complete_blobs(Some(samples[1].hash), 2).unwrap(), expected[2..4]);
+}
+
+#[test]
+fn writers_of_the_same_groups_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(64 * GROUP, 1);
+    std::thread::scope(|scope| {
+        for shift in 0..4 {
+            let (store, sample) = (&store, &sample);
+            scope.spawn(move || {
+                for group in 0..64 {
+                    let group = (group + shift * 8) % 64;
+                    sample.write(store, group..group + 1).unwrap();
+                }
+            });
+        }
+    });
+    assert!(sample.read_all(&store).unwrap());
+    assert_eq!(store.usage().used, sample.size() + sample.outboard.len() as u64);
+    assert!(store.lookup(&sample.hash).unwrap().unwrap().complete);
+}
+
+#[test]
+fn a_removed_blob_is_gone_but_an_open_file_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP, 1);
+    let blob = sample.write_all(&store);
+    let mut file = blob.content_file().unwrap();
+    store.remove(&sample.hash).unwrap();
+    assert!(!blob.is_complete() && !content_path(dir.path(), &sample.hash).exists());
+    assert_eq!((store.usage().used, store.usage().blobs), (0, 0));
+    let mut copy = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut copy).unwrap();
+    assert_eq!(copy, sample.content);
+    // The handle takes new writes.
+    sample.write_all(&store);
+    assert!(blob.is_complete() && sample.read_all(&store).unwrap());
+}

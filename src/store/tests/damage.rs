@@ -1,0 +1,120 @@
+//! Files that somebody has changed behind the store's back.
+
+use std::fs;
+
+use super::*;
+
+/// A store with one complete blob that has been read once, warm.
+fn with_blob() -> (tempfile::TempDir, Store, Sample, Arc<Blob>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(8 * GROUP + 9, 3);
+    let blob = sample.write_all(&store);
+    assert!(sample.read_all(&store).unwrap());
+    (dir, store, sample, blob)
+}
+
+#[test]
+fn a_flipped_byte_of_content_costs_its_group_and_is_repaired_in_a_new_file() {
+    let (dir, store, sample, blob) = with_blob();
+    let path = content_path(dir.path(), &sample.hash);
+    let mut passed_through = blob.content_file().unwrap();
+    flip(&path, 2 * GROUP_LEN + 1);
+    let damaged = fs::read(&path).unwrap();
+    let corrupt = blob.read(BlobRange::new(GROUP_LEN, 5 * GROUP_LEN));
+    assert!(matches!(corrupt, Err(StoreError::Corrupt { .. })), "{corrupt:?}");
+    assert_eq!(blob.missing(sample.all()), std::slice::from_ref(&(2..3)));
+    assert!(!blob.is_complete());
+    assert_eq!(store.shared.metrics.store_corrupt_groups.get(), 1);
+    assert_eq!(blob.read_groups(3..9).unwrap(), sample.bytes(&(3..9)));
+
+    sample.write(&store, 2..3).unwrap();
+    assert!(blob.is_complete() && sample.read_all(&store).unwrap());
+    // The complete file was not written to: who reads it directly sees what it saw before.
+    let mut old = Vec::new();
+    std::io::Read::read_to_end(&mut passed_through, &mut old).unwrap();
+    assert_eq!(old, damaged);
+    drop((blob, store));
+    assert!(sample.read_all(&open(dir.path())).unwrap());
+}
+
+#[test]
+fn a_flipped_byte_of_the_outboard_is_noticed_and_repaired() {
+    for node in 0..8 {
+        let (dir, store, sample, blob) = with_blob();
+        drop((blob, store));
+        flip(&outboard_path(dir.path(), &sample.hash), node * 64 + 40);
+        let store = open(dir.path());
+        assert!(matches!(sample.read_all(&store), Err(StoreError::Corrupt { .. })));
+        let blob = store.create_partial(sample.hash, sample.size()).unwrap();
+        for missing in blob.missing(sample.all()) {
+            sample.write(&store, missing).unwrap();
+        }
+        assert!(sample.read_all(&store).unwrap());
+        assert_eq!(fs::read(outboard_path(dir.path(), &sample.hash)).unwrap(), sample.outboard);
+    }
+}
+
+#[test]
+fn a_wrong_proof_is_not_served() {
+    let (dir, _store, sample, blob) = with_blob();
+    flip(&outboard_path(dir.path(), &sample.hash), 0);
+    let ranges = [0..1, 8..9];
+    assert!(matches!(blob.read_proof(&ranges), Err(StoreError::Corrupt { .. })));
+    assert_eq!(blob.missing(sample.all()), ranges);
+}
+
+#[test]
+fn files_that_are_gone_or_shorter_drop_the_blob() {
+    type Damage = fn(&Path, &Sample);
+    let cases: [Damage; 5] = [
+        |dir, sample| fs::remove_file(content_path(dir, &sample.hash)).unwrap(),
+        |dir, sample| fs::remove_file(outboard_path(dir, &sample.hash)).unwrap(),
+        |dir, sample| truncate(&content_path(dir, &sample.hash), 100),
+        |dir, sample| truncate(&outboard_path(dir, &sample.hash), 64),
+        |dir, sample| {
+            fs::remove_file(content_path(dir, &sample.hash)).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", content_path(dir, &sample.hash)).unwrap();
+        },
+    ];
+    for damage in cases {
+        let (dir, store, sample, blob) = with_blob();
+        drop((blob, store));
+        damage(dir.path(), &sample);
+        let store = open(dir.path());
+        let missing = sample.read_all(&store);
+        assert!(matches!(missing, Err(StoreError::Missing { .. })), "{missing:?}");
+        assert!(store.blob(&sample.hash).unwrap().is_none());
+        assert_eq!(store.usage().used, 0);
+        sample.write_all(&store);
+        assert!(sample.read_all(&store).unwrap());
+    }
+}
+
+#[test]
+fn a_file_cut_short_while_open_is_noticed() {
+    let (dir, _store, sample, blob) = with_blob();
+    truncate(&content_path(dir.path(), &sample.hash), 100);
+    assert!(matches!(blob.read(BlobRange::new(0, 200)), Err(StoreError::Missing { .. })));
+    assert!(!blob.has(0..1));
+}
+
+#[test]
+fn a_damaged_blob_of_one_group_goes_altogether() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(100, 1);
+    let blob = sample.write_all(&store);
+    flip(&content_path(dir.path(), &sample.hash), 7);
+    assert!(matches!(blob.read(BlobRange::new(0, 1)), Err(StoreError::Corrupt { .. })));
+    assert!(!content_path(dir.path(), &sample.hash).exists());
+    assert_eq!((store.usage().used, store.usage().blobs), (0, 0));
+    sample.write_all(&store);
+    assert!(sample.read_all(&store).unwrap());
+}
+
+fn truncate(path: &Path, len: u64) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}

@@ -1,0 +1,86 @@
+//! The cap, and who goes first.
+
+use super::*;
+
+/// One group of content, no outboard.
+fn small(seed: u8) -> Sample {
+    Sample::new(GROUP, seed)
+}
+
+fn held(store: &Store, samples: &[Sample]) -> Vec<bool> {
+    samples.iter().map(|sample| store.lookup(&sample.hash).unwrap().is_some()).collect()
+}
+
+#[test]
+fn the_least_recently_used_blob_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // Room for three.
+    let store = open_with(dir.path(), 3 * GROUP_LEN);
+    let samples: Vec<_> = (0..5).map(small).collect();
+    samples[..3].iter().for_each(|sample| drop(sample.write_all(&store)));
+    assert!(samples[0].read_all(&store).unwrap());
+    samples[3].write_all(&store);
+    assert_eq!(held(&store, &samples), [true, false, true, true, false]);
+    assert!(!content_path(dir.path(), &samples[1].hash).exists());
+    samples[4].write_all(&store);
+    assert_eq!(held(&store, &samples), [true, false, false, true, true]);
+    assert_eq!(store.usage().used, 3 * GROUP_LEN);
+    assert_eq!(store.shared.metrics.store_evicted_blobs.get(), 2);
+}
+
+#[test]
+fn a_blob_in_use_stays_and_without_room_the_store_says_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), 2 * GROUP_LEN + 5);
+    let samples: Vec<_> = (0..4).map(small).collect();
+    let first = samples[0].write_all(&store);
+    samples[1].write_all(&store);
+    samples[2].write_all(&store);
+    assert_eq!(held(&store, &samples), [true, false, true, false]);
+    let third = store.blob(&samples[2].hash).unwrap().unwrap();
+    let full = samples[3].write(&store, 0..1);
+    assert!(matches!(full, Err(StoreError::Full { wanted: GROUP_LEN })));
+    assert!(store.usage().used <= store.usage().capacity);
+    assert!(samples[0].read_all(&store).unwrap() && first.is_complete());
+    drop(third);
+    samples[3].write_all(&store);
+    assert_eq!(held(&store, &samples), [true, false, false, true]);
+}
+
+#[test]
+fn a_blob_larger_than_the_store_is_held_as_far_as_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Sample::new(10 * GROUP, 1);
+    let store = open_with(dir.path(), 5 * GROUP_LEN);
+    let mut written = 0;
+    for group in sample.all() {
+        match sample.write(&store, group..group + 1) {
+            Ok(_) => written += 1,
+            Err(StoreError::Full { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(store.usage().used <= store.usage().capacity);
+    }
+    // The outboard takes less than one group.
+    assert_eq!(written, 4);
+    let blob = store.blob(&sample.hash).unwrap().unwrap();
+    assert_eq!(blob.read_groups(0..4).unwrap(), sample.bytes(&(0..4)));
+}
+
+#[test]
+fn a_write_that_fails_at_once_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), 100);
+    let sample = Sample::new(3 * GROUP, 1);
+    assert!(matches!(sample.write(&store, 0..1), Err(StoreError::Full { .. })));
+    assert_eq!((store.usage().used, store.usage().blobs), (0, 0));
+    assert!(!content_path(dir.path(), &sample.hash).exists());
+}
+
+#[test]
+fn space_to_keep_free_on_the_disk_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { dir: dir.path().to_owned(), capacity: 1 << 30, keep_free: u64::MAX / 2 };
+    let store = Store::open(config, Arc::default()).unwrap();
+    assert!(matches!(small(1).write(&store, 0..1), Err(StoreError::Full { .. })));
+}

@@ -1,0 +1,106 @@
+//! The store as its users see it.
+
+mod adopting;
+mod basics;
+mod crashes;
+mod damage;
+mod eviction;
+mod model;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::ids::{BlobRange, ContentHash};
+use crate::metrics::Metrics;
+use crate::store::{Blob, Config, Store, StoreError};
+use crate::verify::{GROUP_LEN, Proof, build_outboard, bytes_of, group_count, proof_runs};
+
+const GROUP: usize = GROUP_LEN as usize;
+
+/// A blob to write: its content and all of its outboard.
+#[derive(Debug, Clone)]
+struct Sample {
+    hash: ContentHash,
+    content: Vec<u8>,
+    outboard: Vec<u8>,
+}
+
+impl Sample {
+    /// `len` bytes that differ with `seed`.
+    fn new(len: usize, seed: u8) -> Self {
+        let content: Vec<u8> = (0..len).map(|i| (i % 251) as u8 ^ (i / 65536) as u8 ^ seed).collect();
+        let (hash, outboard) = build_outboard(&content);
+        Self { hash, content, outboard }
+    }
+
+    fn size(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn all(&self) -> Range<u64> {
+        0..group_count(self.size())
+    }
+
+    fn proof(&self, groups: Range<u64>) -> Proof {
+        let ranges = [groups];
+        let runs = proof_runs(self.size(), &ranges);
+        let bytes: Vec<u8> =
+            runs.iter().flat_map(|run| &self.outboard[run.offset as usize..][..run.len]).copied().collect();
+        Proof::verify(&self.hash, self.size(), &ranges, bytes).unwrap()
+    }
+
+    fn bytes(&self, groups: &Range<u64>) -> &[u8] {
+        let range = bytes_of(self.size(), groups);
+        &self.content[range.start as usize..range.end as usize]
+    }
+
+    fn write(&self, store: &Store, groups: Range<u64>) -> Result<Arc<Blob>, StoreError> {
+        let blob = store.create_partial(self.hash, self.size())?;
+        blob.write(groups.start, self.bytes(&groups), &self.proof(groups.clone()))?;
+        Ok(blob)
+    }
+
+    fn write_all(&self, store: &Store) -> Arc<Blob> {
+        self.write(store, self.all()).unwrap()
+    }
+
+    fn read_all(&self, store: &Store) -> Result<bool, StoreError> {
+        let blob = store.blob(&self.hash)?.ok_or(StoreError::NotHeld { hash: self.hash, groups: self.all() })?;
+        Ok(blob.read(BlobRange::new(0, u64::MAX))? == self.content)
+    }
+}
+
+/// A store of 64 MiB in `dir`.
+fn open(dir: &Path) -> Store {
+    open_with(dir, 64 << 20)
+}
+
+fn open_with(dir: &Path, capacity: u64) -> Store {
+    try_open(dir, capacity).unwrap()
+}
+
+fn try_open(dir: &Path, capacity: u64) -> Result<Store, StoreError> {
+    Store::open(Config { dir: dir.to_owned(), capacity, keep_free: 0 }, Arc::new(Metrics::default()))
+}
+
+fn content_path(dir: &Path, hash: &ContentHash) -> PathBuf {
+    let name = hash.to_string();
+    dir.join("blobs").join(&name[..2]).join(name)
+}
+
+fn outboard_path(dir: &Path, hash: &ContentHash) -> PathBuf {
+    content_path(dir, hash).with_extension("obao4")
+}
+
+/// Turns one byte of a file around, whatever its mode.
+fn flip(path: &Path, at: u64) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let mode = std::fs::metadata(path).unwrap().permissions();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+    std::fs::set_permissions(path, mode).unwrap();
+}

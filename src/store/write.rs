@@ -1,0 +1,154 @@
+//! Writing verified groups.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::StoreError;
+use super::blob::Blob;
+use super::error::io_error;
+use super::files::Files;
+use super::record::content_bytes;
+use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count};
+
+impl Blob {
+    /// Writes `bytes`, whole groups from `first` on that `proof` has been found to cover, and the
+    /// proof. When it returns, the groups are held; they are durable after the next flush. Groups
+    /// already held are left alone. [`StoreError::Full`] if there is no room for them.
+    pub fn write(self: &Arc<Self>, first: u64, bytes: &[u8], proof: &Proof) -> Result<(), StoreError> {
+        let groups = self.whole_groups(first, bytes.len(), proof)?;
+        if self.has(groups.clone()) {
+            return Ok(());
+        }
+        let reserved = bytes_of(self.size(), &groups).len();
+        self.shared.reserve(reserved)?;
+        let files = match self.begin_write() {
+            Ok(files) => files,
+            Err(error) => {
+                self.shared.space.release(reserved);
+                if let StoreError::Missing { .. } = error {
+                    self.drop_all()?;
+                }
+                return Err(error);
+            }
+        };
+        let written = self.write_files(&files, first, bytes, proof);
+        if let Err(StoreError::Io { .. }) = written {
+            self.shared.metrics.store_write_errors.inc();
+        }
+        if written.is_err() {
+            self.shared.space.release(reserved);
+        }
+        self.end_write(&files, groups, written.is_ok().then_some((reserved, proof)));
+        if written.is_err() && self.is_unused(&files) {
+            self.shared.forget(self)?;
+        }
+        written
+    }
+
+    /// The groups that `len` bytes from `first` on are.
+    fn whole_groups(&self, first: u64, len: usize, proof: &Proof) -> Result<Range<u64>, StoreError> {
+        let groups = first..first.saturating_add((len as u64).div_ceil(GROUP_LEN).max(1));
+        let whole = groups.end <= group_count(self.size()) && bytes_of(self.size(), &groups).len() == len as u64;
+        let covered = proof.size() == self.size()
+            && proof.ranges().iter().any(|range| range.start <= groups.start && groups.end <= range.end);
+        if whole && covered { Ok(groups) } else { Err(StoreError::NotGroups { hash: self.hash(), first, len }) }
+    }
+
+    /// The files, open for writing and with one writer more; made if there are none.
+    fn begin_write(&self) -> Result<Arc<Files>, StoreError> {
+        if let Some(files) = self.state().files.as_ref().filter(|files| !files.sealed.load(Ordering::Acquire)) {
+            files.writers.fetch_add(1, Ordering::Relaxed);
+            return Ok(files.clone());
+        }
+        let outboard = self.outboard_charge();
+        self.shared.reserve(outboard)?;
+        let prepared = self.prepare_files();
+        // Charged only if the files are new.
+        if !matches!(prepared, Ok((_, true))) {
+            self.shared.space.release(outboard);
+        }
+        prepared.map(|(files, _)| files)
+    }
+
+    /// The files, and whether they are new and their outboard is now charged for.
+    fn prepare_files(&self) -> Result<(Arc<Files>, bool), StoreError> {
+        let layout = &self.shared.layout;
+        let _structure = self.shared.structure.lock();
+        let mut state = self.state();
+        let is_new = state.charged.is_none();
+        if is_new {
+            state.files = Some(Arc::new(Files::create(layout, &self.hash(), self.size())?));
+            state.charged = Some(self.outboard_charge());
+            self.shared.space.add_blob();
+        }
+        let mut files = self.open_files(&mut state)?;
+        if files.sealed.load(Ordering::Acquire) && !state.complete {
+            files = Arc::new(files.replace(layout, &self.hash(), self.size(), &state.held)?);
+            state.files = Some(files.clone());
+        }
+        files.writers.fetch_add(1, Ordering::Relaxed);
+        Ok((files, is_new))
+    }
+
+    /// Bytes, then proof.
+    fn write_files(&self, files: &Files, first: u64, bytes: &[u8], proof: &Proof) -> Result<(), StoreError> {
+        if files.sealed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        files.content.write_all_at(bytes, first * GROUP_LEN).map_err(io_error("write", &files.content_path))?;
+        let Some(outboard) = &files.outboard else { return Ok(()) };
+        let known = |nodes: &Range<u64>| self.state().nodes.gaps(nodes).next().is_none();
+        for (offset, run) in proof.runs() {
+            if !known(&nodes_of(offset, run)) {
+                outboard.write_all_at(run, offset).map_err(io_error("write", &files.outboard_path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `files` were made for nothing: no group is held and nobody else writes.
+    fn is_unused(&self, files: &Files) -> bool {
+        self.state().held_groups == 0 && files.writers.load(Ordering::Relaxed) == 0
+    }
+
+    /// Counts the groups as held, if they were `written` (with so many bytes reserved) to files that
+    /// are still those of the blob, and completes the blob once all are held and no write is under way.
+    fn end_write(self: &Arc<Self>, files: &Arc<Files>, groups: Range<u64>, written: Option<(u64, &Proof)>) {
+        let mut state = self.state();
+        let writers = files.writers.fetch_sub(1, Ordering::Relaxed) - 1;
+        let current = state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files));
+        if let Some((reserved, proof)) = written {
+            let gaps: Vec<_> = if current { state.held.gaps(&groups).collect() } else { Vec::new() };
+            let added = content_bytes(self.size(), &gaps);
+            self.shared.space.release(reserved - added);
+            if current {
+                state.charged = state.charged.map(|charged| charged + added);
+                state.held_groups += gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
+                state.held.insert(groups);
+                for (offset, run) in proof.runs() {
+                    state.nodes.insert(nodes_of(offset, run));
+                }
+            }
+        }
+        if current && !state.complete && writers == 0 && state.held_groups == group_count(self.size()) {
+            // If the mode cannot be set, the file is still never written to while it is open here.
+            if let Err(error) = files.seal() {
+                tracing::warn!(%error, "a complete blob could not be made read-only");
+            }
+            state.complete = true;
+            state.nodes.clear();
+            state.checked = None;
+        }
+        if current && written.is_some() {
+            self.queue(&mut state);
+        }
+    }
+}
+
+/// The pre-order indices of the nodes in `run`, which lies at byte `offset` of the outboard.
+fn nodes_of(offset: u64, run: &[u8]) -> Range<u64> {
+    let first = offset / PARENT_LEN as u64;
+    first..first + (run.len() / PARENT_LEN) as u64
+}
