@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::daemon::status::{NodeStatus, PeerStatus};
 use crate::ids::ContentHash;
+use crate::store::import::StagedBlob;
 use crate::transfer::FetchError;
 
 /// A question to the node.
@@ -21,18 +22,6 @@ pub enum Request {
         /// Its name.
         hash: ContentHash,
     },
-}
-
-/// A blob that lies, with its outboard, under the temporary directory of the node's store,
-/// durable and already hashed: only its adoption is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StagedBlob {
-    /// The hash of its content.
-    pub hash: ContentHash,
-    /// Its size in bytes.
-    pub size: u64,
-    /// The file's name in the temporary directory.
-    pub name: String,
 }
 
 /// The node's answer.

@@ -21,7 +21,9 @@ mod server;
 pub use client::{BlobStream, Client};
 pub use error::ControlError;
 pub use frame::{MAX_DATA_LEN, MAX_MESSAGE_LEN};
-pub use message::{Failure, FailureKind, Request, Response, StagedBlob};
+pub use message::{Failure, FailureKind, Request, Response};
+
+pub use crate::store::import::StagedBlob;
 pub use server::{ControlHandler, ControlListener, serve};
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ impl OpenFiles {
         self.files.get(&handle).map(|file| Arc::clone(&file)).ok_or(FsError::BadHandle)
     }
 
+    pub fn clear(&self) {
+        self.files.clear();
+    }
+
     pub fn len(&self) -> usize {
         self.files.len()
     }

@@ -64,6 +64,13 @@ impl Filesystem {
         self.files.len()
     }
 
+    /// The kernel is gone, and what it held will neither be forgotten nor released one by one:
+    /// drops all inodes and open files.
+    pub fn disconnect(&self) {
+        *self.inodes.lock() = Inodes::default();
+        self.files.clear();
+    }
+
     /// How much of `hash` is here. The empty blob is complete everywhere.
     fn state(&self, hash: &ContentHash) -> BlobState {
         if *hash == ContentHash::EMPTY { BlobState::Complete } else { self.source.state(hash) }

@@ -155,6 +155,10 @@ impl fuser::Filesystem for Adapter {
         Ok(())
     }
 
+    fn destroy(&mut self) {
+        self.inline("destroy", Filesystem::disconnect);
+    }
+
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.inline("lookup", |fs| match fs.lookup(ino(parent), name.as_bytes()) {
             LookupStep::Done(result) => reply_lookup(result, reply),

@@ -90,6 +90,7 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuse::mount_table::MountEntry;
 
     #[test]
     fn a_helper_that_dies_before_sending_is_an_error_and_not_a_wait() {
@@ -103,5 +104,33 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         io::Write::write_all(&mut theirs, b"x").unwrap();
         assert!(receive_descriptor(&ours).is_err());
+    }
+
+    #[test]
+    fn the_helper_mounts_hands_over_the_device_and_unmounts() {
+        let installed = Command::new(HELPER).arg("--version").output().is_ok();
+        if !installed || !Path::new(crate::fuse::DEVICE).exists() {
+            assert!(std::env::var_os("CI").is_none(), "CI must have fusermount3 and /dev/fuse");
+            eprintln!("skipped: no fusermount3 or no /dev/fuse");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let device = mount(directory.path(), &MountOptions { allow_other: false }).unwrap();
+        let here = || MountEntry::at(directory.path()).unwrap().map(|entry| entry.kind);
+        assert_eq!(here().as_deref(), Some(crate::fuse::FS_TYPE));
+        // The kernel's first request waits on the device: at least a header of 40 bytes.
+        let mut request = vec![0; 1 << 17];
+        assert!(io::Read::read(&mut std::fs::File::from(device), &mut request).unwrap() >= 40);
+        unmount(directory.path()).unwrap();
+        assert_eq!(here(), None);
+    }
+
+    #[test]
+    fn what_the_helper_complains_of_is_passed_on() {
+        match mount(Path::new("/no/such/place"), &MountOptions { allow_other: false }) {
+            Err(MountError::Helper { message, .. }) => assert!(message.contains("/no/such/place"), "{message}"),
+            Err(MountError::NoPrivilege) => eprintln!("skipped: no fusermount3"),
+            other => panic!("{other:?}"),
+        }
     }
 }

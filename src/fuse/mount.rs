@@ -47,6 +47,7 @@ impl Default for MountOptions {
 /// A mounted filesystem. Dropping it unmounts.
 pub struct Mount {
     path: PathBuf,
+    fs: Arc<Filesystem>,
     /// The device number, `major:minor`, by which this mount is told from others at its place.
     device: String,
     /// Closed when the event loops have ended.
@@ -79,6 +80,7 @@ impl Mount {
 
     /// Shakes hands with the kernel, starts the event loops and sees that they answer.
     fn serve(path: &Path, device_fd: OwnedFd, adapter: Adapter) -> io::Result<Self> {
+        let fs = Arc::clone(&adapter.fs);
         let entry = MountEntry::at(path)?.ok_or(io::ErrorKind::NotConnected)?;
         let threads = std::thread::available_parallelism().map_or(MIN_THREADS, usize::from);
         let mut config = Config::default();
@@ -101,7 +103,7 @@ impl Mount {
         std::fs::metadata(path.join(BY_HASH_NAME))?;
         kernel_window::raise(&entry.device);
         let ended_blocking = Mutex::new(ended_blocking);
-        Ok(Self { path: path.to_owned(), device: entry.device, ended, ended_blocking, closed: false })
+        Ok(Self { path: path.to_owned(), fs, device: entry.device, ended, ended_blocking, closed: false })
     }
 
     /// Where it is mounted: absolute, without symbolic links.
@@ -133,10 +135,9 @@ impl Mount {
             detach(&self.path)?;
         }
         if !self.wait(DRAIN) {
+            tracing::warn!(files = self.fs.open_count(), "files are still open on the mount and break now");
             self.abort();
-            if !self.wait(ABORT) {
-                tracing::warn!("files are still open on the mount; they break when the node ends");
-            }
+            self.fs.disconnect();
         }
         Ok(())
     }
@@ -147,12 +148,15 @@ impl Mount {
         matches!(ended, Err(mpsc::RecvTimeoutError::Disconnected))
     }
 
-    /// Cuts the connection, by the kernel's control file system, where that is mounted.
+    /// Cuts the connection by the kernel's control file system. Where that is not mounted, as in
+    /// containers, the event loops are left to the end of the process.
     fn abort(&self) {
         let connection = self.device.rsplit(':').next().unwrap_or_default();
         let file = format!("/sys/fs/fuse/connections/{connection}/abort");
-        if let Err(error) = std::fs::write(&file, "1") {
-            tracing::debug!(file, %error, "the connection could not be cut");
+        match std::fs::write(&file, "1") {
+            Ok(()) if self.wait(ABORT) => {}
+            Ok(()) => tracing::warn!("the FUSE session does not end although its connection was cut"),
+            Err(error) => tracing::debug!(file, %error, "the connection could not be cut"),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Whether a directory can be mounted on; dead mounts are cleared away.
 
+use std::ffi::{CStr, CString};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -62,12 +65,19 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
 /// Whether nobody serves the mount at `path` any more. Asked on a thread of its own, because a
 /// hung server would hold the caller for good.
 fn is_dead(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let (tell, told) = mpsc::channel();
-    let path = path.to_owned();
     let asked = std::thread::Builder::new().name("byhash-is-dead".to_owned()).spawn(move || {
-        let dead = std::fs::metadata(&path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
         // The receiver is gone only if it waited no longer.
-        let _ = tell.send(dead);
+        let _ = tell.send(statfs_finds_nobody(&path));
     });
     asked.is_ok() && told.recv_timeout(SIGN_OF_LIFE).unwrap_or(false)
+}
+
+/// Statfs is never answered from the kernel's caches, as stat may be long after the server died.
+fn statfs_finds_nobody(path: &CStr) -> bool {
+    let mut figures = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the path ends in zero, and there is room for the answer, which is not looked at.
+    let result = unsafe { libc::statfs(path.as_ptr(), figures.as_mut_ptr()) };
+    result != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN)
 }

@@ -204,7 +204,7 @@ impl BlobSource for Engine {
             return BlobState::Complete;
         }
         match self.shared.store.lookup(hash) {
-            Ok(Some(info)) if info.is_complete() => BlobState::Complete,
+            Ok(Some(info)) if info.complete => BlobState::Complete,
             Ok(Some(_)) => BlobState::Partial,
             Ok(None) | Err(_) => BlobState::Absent,
         }

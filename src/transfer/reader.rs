@@ -41,10 +41,10 @@ impl Reader {
             .then(|| bytes.slice((range.start - at) as usize..(range.end - at) as usize))
     }
 
-    /// The store's blob, if it has one that is still good.
+    /// The store's blob, if it has one.
     fn blob(&self) -> Option<Arc<Blob>> {
         let mut blob = self.blob.lock();
-        if blob.as_ref().is_none_or(|blob| blob.is_stale()) {
+        if blob.is_none() {
             *blob = self.shared.store.blob(&self.hash).ok().flatten();
         }
         blob.clone()

@@ -85,3 +85,21 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_hide_the_next() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for addresses in [vec![closed, open], vec![open, closed], vec![closed, closed, open]] {
+            assert_eq!(connect_any(addresses).await.unwrap().peer_addr().unwrap(), open);
+        }
+        let refused = connect_any(vec![closed, closed]).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect_any(vec![]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

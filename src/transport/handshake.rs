@@ -83,9 +83,8 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             None => return Err(TransportError::Closed),
         };
         let proven = admission.is_proven(&exporter, hello.secret_proof.as_ref());
-        let verdict = admission
-            .judge(&peer, hello.secret_proof.is_some(), proven)
-            .and_then(|()| if hello.version == VERSION { Ok(()) } else { Err(RefusedReason::UnsupportedVersion) });
+        let version = if hello.version == VERSION { Ok(()) } else { Err(RefusedReason::UnsupportedVersion) };
+        let verdict = admission.judge(&peer, hello.secret_proof.is_some(), proven).and(version);
         if let Err(reason) = verdict {
             write_message(&mut stream, &Message::Refused(Refused { transfer_id: None, reason })).await?;
             stream.shutdown().await?;

@@ -10,7 +10,7 @@ use rustls::crypto::ring::sign::any_eddsa_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::SigningKey;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::key_file::{KeyFileError, create_private, read_private};
 use super::tls;
@@ -80,8 +80,10 @@ impl Identity {
     }
 
     fn from_pem(pem: &[u8]) -> Option<Self> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
-        let key = any_eddsa_type(&der).ok()?;
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+        let key = any_eddsa_type(&der);
+        der.zeroize();
+        let key = key.ok()?;
         let public: SubjectPublicKeyInfoDer<'_> = key.public_key()?;
         let id = tls::peer_id(public.as_ref())?;
         Some(Self { key, id })

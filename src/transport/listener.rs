@@ -121,6 +121,9 @@ impl Greeting {
             }
             Err(error) => {
                 self.metrics.lanes_refused.inc();
+                if error.is_hostile() {
+                    self.metrics.hostile_frames.inc();
+                }
                 tracing::info!(%from, %error, "connection refused");
                 None
             }

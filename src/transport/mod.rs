@@ -8,8 +8,8 @@
 //! # Who may connect
 //!
 //! An [`Admission`] lets in keys on its allow-list, whoever proves the [`NetworkSecret`], or
-//! anyone where it says `open`; an empty one lets in nobody. A dialler in turn accepts only the key it named, or,
-//! where it named none, one that proves the secret.
+//! anyone where it says `open`; an empty one lets in nobody. A dialler in turn accepts only the
+//! key it named, or, where it named none, one that proves the secret.
 //!
 //! # Opening a lane
 //!

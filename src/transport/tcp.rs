@@ -15,12 +15,15 @@ use super::handshake::Established;
 use super::{BoxLane, Lane};
 use crate::ids::PeerId;
 use crate::metrics::Metrics;
-use crate::wire::Hello;
+use crate::wire::{Hello, MAX_FRAME_LEN};
 
-/// How much is read from the socket at once, in bytes. rustls by itself reads 4 KiB at a time.
+/// How much is read from the socket at once, in bytes. rustls by itself reads 4 KiB at a time:
+/// measured with both ends on 2 cores and the bytes hashed, 1.1 GB/s on one lane, with this 1.5.
 const READ_BUFFER_LEN: usize = 128 << 10;
-/// How much ciphertext may wait to be sent on a lane, in bytes.
-const WRITE_BUFFER_LEN: usize = 256 << 10;
+/// How much ciphertext is made before it is sent, in bytes. Measured as above: 64 KiB gives one
+/// lane 1.7 GB/s and four 2.6, this 1.5 and 2.9, more is no faster.
+const WRITE_BUFFER_LEN: usize = 128 << 10;
+const _: () = assert!(WRITE_BUFFER_LEN >= MAX_FRAME_LEN);
 /// Sent bytes that the other machine does not acknowledge for this long break the connection.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle connection is probed this often.

@@ -123,7 +123,7 @@ fn verify_signature(
 }
 
 /// TLS 1.2 is not offered, so that its signatures are never asked about.
-const NO_TLS12: Error = Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic);
+const NO_TLS12: Error = Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled);
 
 /// Accepts the dialler's key, whichever it is, once it is proven.
 #[derive(Debug)]

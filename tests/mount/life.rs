@@ -1,12 +1,10 @@
 //! The life of a mount: where it may begin, how it ends.
 
-use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use byhash::fuse::{MountError, unmount};
 use tokio::runtime::Runtime;
@@ -14,18 +12,31 @@ use tokio::runtime::Runtime;
 use super::memory_source::MemorySource;
 use super::mounted::{Mounted, fuse_is_here, mount};
 
-/// What a killed node leaves behind: a mount whose device nobody holds.
+/// Tells a copy of this program to be a node and where to mount.
+const BE_A_NODE: &str = "BYHASH_TEST_BE_A_NODE_AT";
+
+/// Not a test of its own: the node that [`leave_dead_mount`] kills.
+#[test]
+fn be_a_node() {
+    let Some(directory) = std::env::var_os(BE_A_NODE) else { return };
+    let runtime = Runtime::new().unwrap();
+    let mount = mount(Path::new(&directory), &MemorySource::default(), &runtime).unwrap();
+    println!("\nready");
+    runtime.block_on(mount.ended());
+}
+
+/// Leaves what a killed node leaves behind at `directory`.
 fn leave_dead_mount(directory: &Path) {
-    let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
-    let data = CString::new(format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd())).unwrap();
-    let target = CString::new(directory.as_os_str().as_bytes()).unwrap();
-    // SAFETY: all pointers are to strings that end in zero.
-    let mounted = unsafe {
-        libc::mount(c"byhash".as_ptr(), target.as_ptr(), c"fuse.byhash".as_ptr(), libc::MS_RDONLY, data.as_ptr().cast())
-    };
-    assert_eq!(mounted, 0, "{}", std::io::Error::last_os_error());
-    drop(device);
-    assert_eq!(std::fs::metadata(directory).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    let mut node = Command::new(std::env::current_exe().unwrap());
+    node.args(["--exact", "life::be_a_node", "--nocapture"]).env(BE_A_NODE, directory).stdout(Stdio::piped());
+    let mut node = node.spawn().unwrap();
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "ready"), "the node did not come up");
+    // Now the kernel has the root's attributes and believes them although the node is dead.
+    assert!(std::fs::metadata(directory).unwrap().is_dir());
+    node.kill().unwrap();
+    node.wait().unwrap();
+    assert_eq!(std::fs::read_dir(directory).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
 }
 
 fn lines_of_mount_table(directory: &Path) -> usize {
@@ -98,14 +109,17 @@ fn unmounting_ends_though_a_file_is_open() {
     let Some(m) = Mounted::new("unmounting_ends_though_a_file_is_open") else { return };
     let file = File::open(m.file(m.source.add(vec![7; 1 << 20]))).unwrap();
     file.read_exact_at(&mut [0; 16], 0).unwrap();
+    assert_eq!((m.fs.open_count(), m.fs.inode_count()), (1, 1));
     m.mount.unmount().unwrap();
     assert_eq!(lines_of_mount_table(m.directory.path()), 0);
+    assert_eq!((m.fs.open_count(), m.fs.inode_count()), (0, 0), "the kernel did not take them back one by one");
+    assert!(file.read_exact_at(&mut [0; 16], 1 << 19).is_err());
 }
 
 #[test]
 fn an_unmount_from_outside_is_noticed() {
     let Some(m) = Mounted::new("an_unmount_from_outside_is_noticed") else { return };
-    assert!(Command::new("umount").arg(m.directory.path()).status().unwrap().success());
+    unmount(m.directory.path()).unwrap();
     m.runtime.block_on(m.mount.ended());
     // Somebody else's mount at the same place is not taken off.
     leave_dead_mount(m.directory.path());

@@ -17,7 +17,7 @@ pub enum Answer {
     Fail(FetchError),
     /// Never.
     Never,
-    /// With a panic.
+    /// With a panic, at once where the question is first about what is known.
     Panic,
 }
 
@@ -137,6 +137,9 @@ impl MemorySource {
 
 impl BlobSource for MemorySource {
     fn known_size(&self, hash: &ContentHash) -> Option<u64> {
+        // On the event loop, where `size` is on the runtime.
+        let defect = self.0.absent.lock().get(hash) == Some(&Answer::Panic);
+        assert!(!defect, "a defect in the source, as the test wants it");
         self.0.blobs.lock().get(hash).filter(|blob| blob.size_known).map(|blob| blob.content.len() as u64)
     }
 

@@ -24,9 +24,12 @@ pub fn fuse_is_here(test: &str) -> bool {
 
 /// Mounts `source` at `directory`.
 pub fn mount(directory: &Path, source: &MemorySource, runtime: &Runtime) -> Result<Mount, MountError> {
+    Mount::new(directory, filesystem(source), MountOptions::default(), runtime.handle().clone())
+}
+
+fn filesystem(source: &MemorySource) -> Arc<Filesystem> {
     let owner = Owner { uid: 0, gid: 0 };
-    let fs = Arc::new(Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner));
-    Mount::new(directory, fs, MountOptions::default(), runtime.handle().clone())
+    Arc::new(Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner))
 }
 
 /// A mount in a directory of its own. Fields are dropped in this order.
@@ -34,6 +37,7 @@ pub struct Mounted {
     pub mount: Mount,
     pub runtime: Runtime,
     pub source: MemorySource,
+    pub fs: Arc<Filesystem>,
     pub directory: TempDir,
 }
 
@@ -46,8 +50,10 @@ impl Mounted {
         let source = MemorySource::default();
         let directory = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
-        let mount = mount(directory.path(), &source, &runtime).unwrap();
-        Some(Self { mount, runtime, source, directory })
+        let fs = filesystem(&source);
+        let options = MountOptions::default();
+        let mount = Mount::new(directory.path(), Arc::clone(&fs), options, runtime.handle().clone()).unwrap();
+        Some(Self { mount, runtime, source, fs, directory })
     }
 
     /// The directory of blobs.

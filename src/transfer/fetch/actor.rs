@@ -43,6 +43,10 @@ const MAX_EVENTS: usize = 256;
 /// Groups wanted ahead of any reader at the same time, for one blob.
 const MAX_AHEAD_GROUPS: u64 = 4 * MAX_RANGE_LEN / GROUP_LEN;
 
+/// Bytes up to which an exchange that nobody wants any more is let go on: cheaper than the lane
+/// that breaking it off would cost.
+const DRAIN_LEN: u64 = SEGMENT_LEN as u64;
+
 /// How often exchanges are looked after.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -179,7 +183,7 @@ impl Actor {
 
     /// Takes what the store has of the blob.
     fn load_blob(&mut self) {
-        if self.blob.as_ref().is_none_or(|blob| blob.is_stale()) {
+        if self.blob.is_none() {
             self.blob = self.shared.store.blob(&self.hash).ok().flatten();
         }
         if let Some(size) = self.blob.as_ref().map(|blob| blob.size()) {
@@ -217,7 +221,7 @@ impl Actor {
                     Some(blob) => blob.missing(groups),
                     None => vec![groups],
                 };
-                let mut wanted: u64 = self.ahead.iter().map(|range| range.end - range.start).sum();
+                let mut wanted = group_total(&self.ahead);
                 for range in missing {
                     wanted += range.end - range.start;
                     if wanted <= MAX_AHEAD_GROUPS {
@@ -316,18 +320,20 @@ impl Actor {
         self.readers.retain(|reader| reader.strong_count() > 0);
         if self.readers.is_empty() {
             self.ahead = RangeSet::new();
-            if !self.has_demand() && !self.flights.is_empty() {
+            if !self.has_demand() {
                 self.break_off();
             }
         }
     }
 
+    /// Closes the lanes of exchanges of which much is still to come; lets the others end.
     fn break_off(&mut self) {
-        for (_, flight) in self.flights.drain() {
+        let long = |flight: &Flight| group_total(&flight.left) * GROUP_LEN > DRAIN_LEN;
+        for (_, flight) in self.flights.extract_if(|_, flight| long(flight)) {
             self.candidates.note_end(flight.peer_index, None);
+            // Nobody will tell when what had come of it was written.
+            self.landing = RangeSet::new();
         }
-        // Writes of what had come go on; only the news of them is lost.
-        self.landing = RangeSet::new();
     }
 
     /// Gives what is wanted and not under way to holders, as far as they can take it.
@@ -378,8 +384,7 @@ impl Actor {
 
     /// Lengthens `piece` by what is wanted behind it, up to the length that spreads the work.
     fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>) -> Range<u64> {
-        let ahead: u64 = self.ahead.iter().map(|range| range.end - range.start).sum();
-        let share = ahead / (4 * self.candidates.len().max(1)) as u64;
+        let share = group_total(&self.ahead) / (4 * self.candidates.len().max(1)) as u64;
         let longest = share.clamp(SEGMENT_GROUPS, PIECE_LEN / GROUP_LEN);
         let most = piece.start + longest.max((piece.end - piece.start).min(PIECE_LEN / GROUP_LEN));
         // Cut where segments end.
@@ -478,6 +483,11 @@ impl Actor {
             .unwrap_or(tick)
             .max(now + Duration::from_millis(1))
     }
+}
+
+/// How many groups a set has.
+fn group_total(groups: &RangeSet<u64>) -> u64 {
+    groups.iter().map(|range| range.end - range.start).sum()
 }
 
 /// The next finding of the survey, if there is one.

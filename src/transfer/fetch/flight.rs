@@ -208,7 +208,7 @@ impl Delivery {
 }
 
 /// Writes those of the groups that the blob has not got.
-fn write(shared: &Shared, blob: &Blob, first: u64, bytes: &Bytes, proof: &Proof) {
+fn write(shared: &Shared, blob: &Arc<Blob>, first: u64, bytes: &Bytes, proof: &Proof) {
     let was_complete = blob.is_complete();
     for missing in blob.missing(first..slice_end(first, bytes)) {
         let part = &bytes[slice_of_groups(blob.size(), first, &missing)];

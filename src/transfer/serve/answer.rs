@@ -24,7 +24,7 @@ impl Server {
             have.keys
                 .iter()
                 .map(|key| match store.find(key) {
-                    Ok(Some((_, info))) if info.is_complete() => HaveAnswer::Complete,
+                    Ok(Some((_, info))) if info.complete => HaveAnswer::Complete,
                     Ok(Some((hash, _))) => partial_answer(store.blob(&hash), &mut room),
                     Ok(None) | Err(_) => HaveAnswer::None,
                 })

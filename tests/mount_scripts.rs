@@ -1,0 +1,188 @@
+//! The scripts of `mount-scripts/`, run.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-scripts").join(name)
+}
+
+/// A directory with a `byhash` that writes its arguments, one a line, to `arguments` beside it
+/// and ends with `status`.
+fn fake_byhash(status: i32) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("byhash");
+    let text =
+        format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >\"{}/arguments\"\nexit {status}\n", directory.path().display());
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+fn run_helper(fake: &TempDir, arguments: &[&str]) -> Output {
+    let path = format!("{}:/usr/bin:/bin", fake.path().display());
+    Command::new(script("mount.byhash")).args(arguments).env("PATH", path).output().unwrap()
+}
+
+/// What `byhash` is called with when mount(8) calls the helper with `arguments`.
+fn command_line(arguments: &[&str]) -> Vec<String> {
+    let fake = fake_byhash(0);
+    let output = run_helper(&fake, arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let called = std::fs::read_to_string(fake.path().join("arguments")).unwrap_or_default();
+    called.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn options_become_flags_and_mounts_own_are_ignored() {
+    assert_eq!(command_line(&["byhash", "/mnt/net"]), ["mount", "/mnt/net"]);
+    let fstab = "rw,_netdev,nofail,x-systemd.automount,noatime,peer=a:1,peer=id@[::1]:2,allow=x,open,\
+                 secret-file=/etc/a b/$(touch x)*,cache-size=20GiB,state=/s,config=/c.toml,listen=[::]:7117";
+    let mut expected: Vec<_> = "mount /mnt/net --peer a:1 --peer id@[::1]:2 --allow x --open --secret-file SECRET \
+                                --cache-size 20GiB --state /s --config /c.toml --listen [::]:7117"
+        .split_whitespace()
+        .collect();
+    let secret = expected.iter().position(|word| *word == "SECRET").unwrap();
+    expected[secret] = "/etc/a b/$(touch x)*";
+    assert_eq!(command_line(&["none", "/mnt/net", "-o", fstab]), expected);
+}
+
+#[test]
+fn the_source_may_be_a_peer_and_options_may_come_in_parts() {
+    let called = command_line(&["h:7117", "/mnt/my net", "-s", "-n", "-o", "defaults,open", "-v", "-o", "peer=b:1"]);
+    assert_eq!(called, ["mount", "/mnt/my net", "--peer", "h:7117", "--open", "--peer", "b:1"]);
+}
+
+#[test]
+fn a_fake_mount_checks_and_does_nothing() {
+    assert_eq!(command_line(&["byhash", "/mnt/net", "-f", "-o", "open"]), [""; 0]);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let fake = fake_byhash(0);
+    for (arguments, named) in [
+        (&["byhash", "/m", "-o", "opne"][..], "'opne'"),
+        (&["byhash", "/m", "-o", "peer="][..], "'peer'"),
+        (&["byhash", "/m", "-o", "state,open"][..], "'state'"),
+        (&["byhash"][..], "usage"),
+        (&["byhash", "/m", "surplus"][..], "usage"),
+    ] {
+        let output = run_helper(&fake, arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(said.contains(named), "{arguments:?}: {said}");
+        assert!(!fake.path().join("arguments").exists());
+    }
+}
+
+#[test]
+fn a_failed_mount_has_the_exit_code_of_mount() {
+    assert_eq!(run_helper(&fake_byhash(1), &["byhash", "/m"]).status.code(), Some(32));
+}
+
+/// All files below `directory`, relative to it.
+fn files(directory: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(next) = left.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.insert(path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+fn install(destination: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(script("install.sh"));
+    command.args(arguments).env("DESTDIR", destination).env("PREFIX", "/opt/byhash").env_remove("SBINDIR");
+    command.output().unwrap()
+}
+
+#[test]
+fn what_is_installed_is_removed_again_and_settings_that_were_changed_are_kept() {
+    let fake = fake_byhash(0);
+    let program = fake.path().join("byhash");
+    let destination = tempfile::tempdir().unwrap();
+    let root = destination.path();
+    let install_it = || assert!(install(root, &["--binary", program.to_str().unwrap()]).status.success());
+
+    install_it();
+    let expected = [
+        "etc/byhash.toml",
+        "opt/byhash/bin/byhash",
+        "opt/byhash/lib/systemd/system/byhash.service",
+        "opt/byhash/share/doc/byhash/byhash.toml",
+        "sbin/mount.byhash",
+    ];
+    assert!(files(root).iter().eq(&expected), "{:?}", files(root));
+    let unit = std::fs::read_to_string(root.join(expected[2])).unwrap();
+    assert!(unit.contains("ExecStart=/opt/byhash/bin/byhash mount ") && !unit.contains('@'), "{unit}");
+    for program in [expected[1], expected[4]] {
+        assert_eq!(std::fs::metadata(root.join(program)).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+    assert!(install(root, &["--uninstall"]).status.success());
+    assert_eq!(files(root), BTreeSet::new());
+
+    install_it();
+    std::fs::write(root.join("etc/byhash.toml"), "open = true\n").unwrap();
+    install_it();
+    assert_eq!(std::fs::read_to_string(root.join("etc/byhash.toml")).unwrap(), "open = true\n", "not overwritten");
+    assert!(install(root, &["--uninstall"]).status.success());
+    assert!(files(root).iter().eq(["etc/byhash.toml"]));
+}
+
+/// systemd's own judgement, with a program in place of byhash that exists.
+#[test]
+fn systemd_accepts_the_unit() {
+    let directory = tempfile::tempdir().unwrap();
+    let unit = directory.path().join("byhash.service");
+    let text = std::fs::read_to_string(script("byhash.service")).unwrap();
+    std::fs::write(&unit, text.replace("@PREFIX@/bin/byhash", "/bin/true").replace("@PREFIX@", "/usr")).unwrap();
+    let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&unit).output() else {
+        eprintln!("skipped: systemd-analyze is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("byhash.service"), "{said}");
+}
+
+#[test]
+fn a_program_that_was_not_built_is_missed_in_a_sentence() {
+    let destination = tempfile::tempdir().unwrap();
+    let output = install(destination.path(), &["--binary", "/no/such/program"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("'/no/such/program'"));
+    assert_eq!(files(destination.path()), BTreeSet::new());
+}
+
+/// Every example in the settings file is valid and is one of the node's settings.
+#[test]
+fn the_examples_of_the_settings_file_are_settings() {
+    let text = std::fs::read_to_string(script("byhash.toml")).unwrap();
+    assert!(text.parse::<toml::Table>().unwrap().is_empty(), "as it stands it sets nothing");
+    let is_example = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    let examples: String = text.lines().filter(is_example).map(|line| format!("{}\n", &line[1..])).collect();
+    let settings: BTreeSet<_> = examples.parse::<toml::Table>().unwrap().keys().cloned().collect();
+    let known = ["allow", "cache-size", "listen", "open", "peer", "secret-file", "state"];
+    assert!(settings.iter().eq(&known), "{settings:?}");
+}
+
+#[test]
+fn shellcheck_finds_nothing() {
+    let Ok(output) = Command::new("shellcheck").args([script("mount.byhash"), script("install.sh")]).output() else {
+        assert!(std::env::var_os("CI").is_none(), "CI must have shellcheck");
+        eprintln!("skipped: shellcheck is not installed");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -1,0 +1,189 @@
+//! Holders that do not keep to the protocol, or to the truth.
+
+use byhash::ids::ContentHash;
+use byhash::transport::memory::MemoryNetwork;
+use byhash::transport::{Acceptor, BoxLane, read_message, write_message};
+use byhash::verify::{build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
+use byhash::wire::{Busy, Found, HaveAnswer, HaveReply, Message, NotFound, Refused, RefusedReason, Request, encode};
+use tokio::io::AsyncWriteExt;
+
+use super::node_id;
+
+/// What a holder does when it is asked for content. All of them say that they have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vice {
+    /// Takes the question who has it and never answers.
+    SilentToQuestions,
+    /// Takes a request and never answers.
+    SilentToRequests,
+    /// Falls silent after this many bytes of the reply's body.
+    SilentAfter(usize),
+    /// Closes the lane after this many bytes of the reply's body.
+    CutsAfter(usize),
+    /// Says that it does not have it after all.
+    ChangesItsMind,
+    /// Refuses every request.
+    Refuses,
+    /// Is always busy.
+    AlwaysBusy,
+    /// Flips a bit of this byte of the reply's body (proof first, then content).
+    FlipsByte(usize),
+    /// Claims a size that is larger by this much.
+    ClaimsMore(u64),
+    /// Claims a size that is smaller by this much.
+    ClaimsLess(u64),
+    /// Sends this many bytes more than declared.
+    Surplus(usize),
+    /// Answers with another exchange's id.
+    WrongTransfer,
+    /// Answers with a question.
+    AsksBack,
+    /// Sends a frame that claims to be longer than any may be.
+    OversizedFrame,
+    /// Sends a frame with an unknown number.
+    UnknownMessage,
+}
+
+/// All vices, with figures that matter for a blob of a few MiB.
+pub const VICES: &[Vice] = &[
+    Vice::SilentToQuestions,
+    Vice::SilentToRequests,
+    Vice::SilentAfter(0),
+    Vice::SilentAfter(100_000),
+    Vice::CutsAfter(0),
+    Vice::CutsAfter(70_000),
+    Vice::CutsAfter(300_000),
+    Vice::ChangesItsMind,
+    Vice::Refuses,
+    Vice::AlwaysBusy,
+    Vice::FlipsByte(0),
+    Vice::FlipsByte(30_000),
+    Vice::FlipsByte(70_000),
+    Vice::ClaimsMore(1),
+    Vice::ClaimsMore(1 << 40),
+    Vice::ClaimsLess(1),
+    Vice::ClaimsLess(1 << 20),
+    Vice::Surplus(1),
+    Vice::Surplus(1 << 16),
+    Vice::WrongTransfer,
+    Vice::AsksBack,
+    Vice::OversizedFrame,
+    Vice::UnknownMessage,
+];
+
+/// Starts node `number`, which has `content` and `vice`.
+pub fn start(network: &MemoryNetwork, number: u8, content: &[u8], vice: Vice) {
+    let mut acceptor = network.listen(node_id(number));
+    let (hash, outboard) = build_outboard(content);
+    let holder = Holder { hash, content: content.to_vec(), outboard, vice };
+    tokio::spawn(async move {
+        while let Ok(lane) = acceptor.accept().await {
+            let holder = holder.clone();
+            tokio::spawn(async move { holder.serve(lane).await });
+        }
+    });
+}
+
+#[derive(Clone)]
+struct Holder {
+    hash: ContentHash,
+    content: Vec<u8>,
+    outboard: Vec<u8>,
+    vice: Vice,
+}
+
+impl Holder {
+    /// Serves a lane until it is to be closed.
+    async fn serve(&self, mut lane: BoxLane) -> Option<()> {
+        loop {
+            match read_message(&mut lane).await.ok()?? {
+                Message::Have(have) => {
+                    if self.vice == Vice::SilentToQuestions {
+                        std::future::pending::<()>().await;
+                    }
+                    let answer =
+                        |key: &_| if *key == self.hash.have_key() { HaveAnswer::Complete } else { HaveAnswer::None };
+                    let answers = have.keys.iter().map(answer).collect();
+                    write_message(&mut lane, &Message::HaveReply(HaveReply { answers })).await.ok()?;
+                }
+                Message::Request(request) => self.answer(&mut lane, request).await?,
+                _ => return None,
+            }
+        }
+    }
+
+    async fn answer(&self, lane: &mut BoxLane, request: Request) -> Option<()> {
+        let id = request.transfer_id;
+        let odd = match self.vice {
+            Vice::SilentToRequests => std::future::pending().await,
+            Vice::ChangesItsMind => Some(Message::NotFound(NotFound { transfer_id: id })),
+            Vice::Refuses => {
+                Some(Message::Refused(Refused { transfer_id: Some(id), reason: RefusedReason::NotAllowed }))
+            }
+            Vice::AlwaysBusy => Some(Message::Busy(Busy { transfer_id: id, retry_after_ms: 10 })),
+            Vice::AsksBack => Some(Message::Request(request.clone())),
+            Vice::WrongTransfer => {
+                let transfer_id = byhash::ids::TransferId::from_nonce(id.raw() + 1);
+                Some(Message::NotFound(NotFound { transfer_id }))
+            }
+            _ => None,
+        };
+        if let Some(message) = odd {
+            return write_message(lane, &message).await.ok();
+        }
+        match self.vice {
+            Vice::OversizedFrame => {
+                lane.write_all(&u32::MAX.to_le_bytes()).await.ok()?;
+                return lane.write_all(&[0; 100]).await.ok();
+            }
+            Vice::UnknownMessage => return lane.write_all(&[1, 0, 0, 0, 200]).await.ok(),
+            _ => {}
+        }
+        let size = self.content.len() as u64;
+        let total_len = match self.vice {
+            Vice::ClaimsMore(more) => size + more,
+            Vice::ClaimsLess(less) => size - less,
+            _ => size,
+        };
+        lane.write_all(&encode(&Message::Found(Found { transfer_id: id, total_len }))).await.ok()?;
+        let wanted = groups_of(size, request.range());
+        let ranges = if request.prove_size { with_last_group(size, wanted) } else { vec![wanted] };
+        assert!(ranges.iter().all(|groups| groups.end <= group_count(size)));
+        let mut body = Vec::new();
+        for run in proof_runs(size, &ranges) {
+            body.extend_from_slice(&self.outboard[run.offset as usize..][..run.len]);
+        }
+        for groups in &ranges {
+            let bytes = bytes_of(size, groups);
+            body.extend_from_slice(&self.content[bytes.start as usize..bytes.end as usize]);
+        }
+        let (sent, then) = match self.vice {
+            Vice::SilentAfter(bytes) => (bytes.min(body.len()), Then::Silence),
+            Vice::CutsAfter(bytes) => (bytes.min(body.len()), Then::Cut),
+            _ => (body.len(), Then::GoOn),
+        };
+        match self.vice {
+            Vice::FlipsByte(at) => {
+                let at = at.min(body.len() - 1);
+                body[at] ^= 4;
+            }
+            Vice::Surplus(more) => body.extend(vec![7; more]),
+            _ => {}
+        }
+        let sent = sent.max(if then == Then::GoOn { body.len() } else { 0 });
+        lane.write_all(&body[..sent]).await.ok()?;
+        lane.flush().await.ok()?;
+        match then {
+            Then::GoOn => Some(()),
+            Then::Silence => std::future::pending().await,
+            Then::Cut => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Silence,
+    Cut,
+}

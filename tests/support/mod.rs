@@ -1,0 +1,108 @@
+//! What the tests of the engine share: nodes on a network in memory, and holders that misbehave.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod hostile;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use byhash::holders::Holders;
+use byhash::ids::{BlobRange, ContentHash, PeerId};
+use byhash::metrics::Metrics;
+use byhash::store::import::{Source, stage};
+use byhash::store::{Config, Store};
+use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, Server};
+use byhash::transport::memory::MemoryNetwork;
+use tokio::sync::watch;
+
+/// Bytes that no compressor or accident makes: the output of BLAKE3 for `seed`.
+pub fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// The id of the node with this number.
+pub fn node_id(number: u8) -> PeerId {
+    PeerId::from_bytes([number; 32])
+}
+
+/// A node of a memory network, with a store of its own.
+pub struct TestNode {
+    pub id: PeerId,
+    pub store: Store,
+    pub engine: Engine,
+    pub metrics: Arc<Metrics>,
+    pub holders: Arc<Holders>,
+    stop: watch::Sender<bool>,
+    _dir: tempfile::TempDir,
+}
+
+impl TestNode {
+    /// Node `number`, which serves and knows `peers`.
+    pub fn start(network: &MemoryNetwork, number: u8, peers: &[u8]) -> Self {
+        Self::with_capacity(network, number, peers, 1 << 30)
+    }
+
+    /// The same with a cache of `capacity` bytes.
+    pub fn with_capacity(network: &MemoryNetwork, number: u8, peers: &[u8], capacity: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (id, metrics) = (node_id(number), Arc::new(Metrics::default()));
+        let config = Config { dir: dir.path().to_owned(), capacity, keep_free: 0 };
+        let store = Store::open(config, metrics.clone()).unwrap();
+        let specs = peers.iter().map(|peer| MemoryNetwork::spec(node_id(*peer))).collect();
+        let holders = Holders::new(specs, Arc::new(network.dialer(id)), metrics.clone());
+        let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(Server::new(store.clone(), metrics.clone()).run(network.listen(id), stopped));
+        Self { id, store, engine, metrics, holders, stop, _dir: dir }
+    }
+
+    /// The directory of its store.
+    pub fn dir(&self) -> &Path {
+        self._dir.path()
+    }
+
+    /// Puts `bytes` into its store.
+    pub fn hold(&self, bytes: &[u8]) -> ContentHash {
+        let staged = stage(self.dir(), Source::Stream(&mut &bytes[..]), &|_| {}).unwrap();
+        self.store.adopt(staged.blob()).unwrap();
+        ContentHash::of(bytes)
+    }
+
+    /// Opens a blob, asking peers for its size.
+    pub async fn open(&self, hash: ContentHash) -> Result<Arc<dyn BlobReader>, FetchError> {
+        let size = self.engine.size(hash).await?;
+        Ok(self.engine.open(hash, size))
+    }
+
+    /// Reads a whole blob in pieces of `step` bytes.
+    pub async fn read(&self, hash: ContentHash, step: u64) -> Result<Vec<u8>, FetchError> {
+        let reader = self.open(hash).await?;
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < reader.size() {
+            let at = bytes.len() as u64;
+            let range = BlobRange::new(at, at + step);
+            bytes.extend_from_slice(&reader.read(range, Priority::Foreground).await?);
+        }
+        Ok(bytes)
+    }
+
+    /// Waits until nothing is under way any more, and checks that nothing was left behind.
+    pub async fn assert_at_rest(&self) {
+        for _ in 0..200 {
+            if self.metrics.transfers_pending.get() == 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert_eq!(self.metrics.transfers_pending.get(), 0, "exchanges left in the table");
+        assert!(self.engine.transfers().is_empty());
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+    }
+}
