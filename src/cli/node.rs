@@ -2,12 +2,23 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::failure::CommandError;
 use super::output::print;
+use super::signals::Signals;
 use crate::config::{NodeConfig, StateDir};
-use crate::control::Client;
+use crate::control::{Client, ControlHandler, ControlListener, serve};
+use crate::daemon::Node;
+use crate::fs::{Filesystem, Owner};
+use crate::fuse::{Mount, MountOptions};
 use crate::ids::PeerId;
+
+/// How long reads and writes on disk that are still under way may hold up the end of a node.
+const RUNTIME_END_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs a command's conversation on a runtime of its own.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
@@ -28,31 +39,91 @@ pub(super) async fn running_node(state: &StateDir) -> Result<Client, CommandErro
     })
 }
 
-/// Ends when the user or the system asks the process to end.
-pub(super) async fn interrupted() -> Result<(), CommandError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen =
-        |kind| signal(kind).map_err(|error| CommandError::Failed(format!("no signal can be awaited: {error}")));
-    let (mut int, mut term, mut hup) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-        _ = hup.recv() => {}
-    }
-    Ok(())
-}
-
 /// Runs a node, with a mount if `mountpoint` is given, until it is told to end.
-pub(super) fn run_node(config: NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
-    config.state.create()?;
-    let _ = (mountpoint, announce);
-    Err(CommandError::Failed("this build cannot run a node".to_owned()))
+pub(super) fn run_node(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
+    let lived = runtime.block_on(live(config, mountpoint));
+    runtime.shutdown_timeout(RUNTIME_END_WAIT);
+    lived
 }
 
-/// Prints the one line that a node prints on stdout: that it is ready, and its peer string.
-fn announce(id: PeerId, bound: SocketAddr) -> Result<(), CommandError> {
-    print(&format!("ready {id}@{}\n", reachable(bound)))
+async fn live(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+    // Listened for before there is anything that would have to be cleaned up.
+    let mut signals = Signals::listen()?;
+    let node = Node::start(config).await.map_err(|error| CommandError::Failed(format!("{error:#}")))?;
+    let attended = attend(&node, config, mountpoint, &mut signals).await;
+    node.shutdown().await;
+    attended
+}
+
+/// Gives the node its control socket and its mount, says that it is ready, and waits for the end.
+async fn attend(
+    node: &Arc<Node>,
+    config: &NodeConfig,
+    mountpoint: Option<PathBuf>,
+    signals: &mut Signals,
+) -> Result<(), CommandError> {
+    let listener = ControlListener::bind(&config.state.control_socket())?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let handler: Arc<dyn ControlHandler> = node.clone();
+    let control = tokio::spawn(serve(listener, handler, async { drop(stopped.await) }));
+    let mount = match mountpoint {
+        Some(path) => Some(mount_at(node, path).await?),
+        None => None,
+    };
+    announce(node.id(), node.listen_addr());
+    let unmounted = async {
+        match &mount {
+            Some(mount) => mount.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.any() => tracing::info!("told to end"),
+        () = unmounted => tracing::info!("unmounted"),
+    }
+    let ended = match mount {
+        // It blocks for a bounded time, until programs have closed their files.
+        Some(mount) => tokio::task::spawn_blocking(move || mount.unmount()).await.map(|ended| ended.map_err(failed)),
+        None => Ok(Ok(())),
+    };
+    drop(stop);
+    // It ends at once, and a panic in it is no reason not to end in order.
+    let _ = control.await;
+    ended.unwrap_or_else(|error| Err(failed(error)))
+}
+
+async fn mount_at(node: &Arc<Node>, path: PathBuf) -> Result<Mount, CommandError> {
+    let source = Arc::new(node.engine().clone());
+    let filesystem = Arc::new(Filesystem::new(source, node.metrics().clone(), owner()));
+    let runtime = tokio::runtime::Handle::current();
+    let mounting = move || Mount::new(&path, filesystem, MountOptions::default(), runtime);
+    let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(failed)?;
+    node.note_mount(mount.path().to_owned(), []);
+    Ok(mount)
+}
+
+/// Everything in the mount belongs to who mounted it.
+fn owner() -> Owner {
+    // SAFETY: geteuid and getegid have no preconditions and cannot fail.
+    unsafe { Owner { uid: libc::geteuid(), gid: libc::getegid() } }
+}
+
+fn failed(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Failed(error.to_string())
+}
+
+/// Prints the one line that a node prints on stdout: that it is ready, and its peer string. That
+/// nobody reads it is no reason not to run.
+fn announce(id: PeerId, bound: SocketAddr) {
+    let ready = format!("ready {id}@{}", reachable(bound));
+    tracing::info!("{ready}");
+    if let Err(error) = print(&format!("{ready}\n")) {
+        tracing::warn!("nobody was told: {error}");
+    }
 }
 
 /// `bound`, with an unspecified address replaced by one that others can dial: the address from

@@ -56,6 +56,7 @@ fn state_name(state: PeerState) -> &'static str {
         PeerState::Connected => "connected",
         PeerState::Unreachable => "unreachable",
         PeerState::Refused => "refused",
+        PeerState::Quarantined => "quarantined",
     }
 }
 

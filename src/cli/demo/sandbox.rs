@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::failure::{CommandError, complain};
-use super::super::node::{block_on, interrupted};
+use super::super::node::block_on;
 use super::super::output::print;
+use super::super::signals::interrupted;
 
 /// How long a process may take to end after it was asked to; then it is killed.
 const END_WAIT: Duration = Duration::from_secs(10);
