@@ -76,7 +76,11 @@ fn main() {
     println!("\nmedian of {rounds} rounds, {mib} MiB");
     let floor = median(&rates[1]);
     for (name, rates) in names.iter().zip(&rates).filter(|(_, rates)| !rates.is_empty()) {
-        println!("{name:<14} {:>7.0} MB/s   {:>5.2} of the floor of {LANES} lanes", median(rates), median(rates) / floor);
+        println!(
+            "{name:<14} {:>7.0} MB/s   {:>5.2} of the floor of {LANES} lanes",
+            median(rates),
+            median(rates) / floor
+        );
     }
     runtime.block_on(holder.shutdown());
 }

@@ -183,3 +183,75 @@ fn a_missing_file_for_the_demo_is_named() {
         assert_sentence(&output, 1, &["/nonexistent/file"]);
     }
 }
+
+/// Adds `content` as a file called `name` in `dir` and gives what was printed.
+fn add(dir: &Path, state: &Path, name: &str, content: &[u8]) -> String {
+    let file = dir.join(name);
+    std::fs::write(&file, content).unwrap();
+    let output = byhash(state, &["add", name]).current_dir(dir).output().unwrap();
+    stdout(&output)
+}
+
+#[test]
+fn without_a_node_files_are_added_to_the_store_and_had_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    // Several groups, and a last one that is not full.
+    let content: Vec<u8> = (0..100_001_u32).flat_map(u32::to_le_bytes).collect();
+    let hash = blake3::hash(&content).to_string();
+    assert_eq!(add(dir.path(), &state, "some file", &content), format!("{hash}  some file\n"));
+    assert_eq!(add(dir.path(), &state, "some file", &content), format!("{hash}  some file\n"));
+    assert_eq!(add(dir.path(), &state, "a\nb", b""), format!("\\{}  a\\nb\n", blake3::hash(b"")));
+    assert!(run(&state, &["get", &hash]).stdout == content);
+    let unknown = blake3::hash(b"unknown").to_string();
+    let file = dir.path().join("out");
+    assert_sentence(&run(&state, &["get", &unknown, "-o", file.to_str().unwrap()]), 1, &[&unknown, "byhash serve"]);
+    assert!(!file.exists());
+}
+
+#[test]
+fn standard_input_is_added_under_the_name_of_a_dash() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"from a pipe").unwrap();
+    drop(writer);
+    let output = byhash(dir.path(), &["add", "-"]).stdin(reader).output().unwrap();
+    let hash = blake3::hash(b"from a pipe").to_string();
+    assert_eq!(stdout(&output), format!("{hash}  -\n"));
+    assert_eq!(stdout(&run(dir.path(), &["get", &hash])), "from a pipe");
+}
+
+#[test]
+fn what_cannot_be_added_is_said_and_the_rest_is_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::write(dir.path().join("good"), "good").unwrap();
+    let output = byhash(&state, &["add", "missing", ".", "good"]).current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}  good\n", blake3::hash(b"good")));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{stderr}");
+    assert!(lines[0].starts_with("byhash: missing: ") && lines[1].starts_with("byhash: .: "), "{stderr}");
+}
+
+#[test]
+fn files_added_at_the_same_time_are_all_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let names: Vec<_> = (0..6).map(|i| format!("file {i}")).collect();
+    let running: Vec<_> = names
+        .iter()
+        .map(|name| {
+            std::fs::write(dir.path().join(name), name).unwrap();
+            byhash(&state, &["add", name]).current_dir(dir.path()).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    for name in names {
+        assert_eq!(stdout(&run(&state, &["get", &blake3::hash(name.as_bytes()).to_string()])), name);
+    }
+}

@@ -7,13 +7,13 @@ use clap::Args;
 use super::checksum_line::checksum_line;
 use super::failure::{CommandError, complain};
 use super::flags::StoreFlags;
-use super::local_store::{self, Input};
+use super::keeper::Keeper;
 use super::node::block_on;
 use super::output::print;
 use super::progress::{Shown, bytes_bar};
 use crate::config::StateDir;
-use crate::control::{Client, StagedBlob};
 use crate::ids::ContentHash;
+use crate::store::import::{Source, stage};
 
 /// The arguments of `byhash add`.
 #[derive(Debug, Args)]
@@ -44,35 +44,23 @@ impl Add {
     }
 }
 
-/// Puts the content of `path` into the store.
+/// Puts the content of `path` into the store. Whoever keeps the store is reached only once the
+/// content is staged, so that a big file does not keep others from the store.
 fn add(state: &StateDir, cache_size: u64, path: &Path) -> Result<ContentHash, CommandError> {
-    let (input, len) = if path == Path::new("-") {
-        (Input::Stdin, None)
+    let mut stdin = std::io::stdin().lock();
+    let (source, len) = if path == Path::new("-") {
+        (Source::Stream(&mut stdin), None)
     } else {
         let metadata = std::fs::metadata(path).map_err(|error| CommandError::Failed(error.to_string()))?;
         if metadata.is_dir() {
             return Err(CommandError::Failed("it is a directory: name the files in it".to_owned()));
         }
-        (Input::File(path), metadata.is_file().then_some(metadata.len()))
+        (Source::File(path), metadata.is_file().then_some(metadata.len()))
     };
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let bar = Shown(bytes_bar(len, &name));
-    let staged = local_store::stage(state, input, &|done| bar.0.set_position(done))?;
+    let staged = stage(&state.cache(), source, &|done| bar.0.set_position(done))?;
     drop(bar);
-    adopt(state, cache_size, staged.blob.clone())?;
-    Ok(staged.blob.hash)
-}
-
-/// Has the running node adopt `blob`, or does it here where none runs.
-fn adopt(state: &StateDir, cache_size: u64, blob: StagedBlob) -> Result<(), CommandError> {
-    let by_node = block_on(async {
-        match Client::connect(&state.control_socket()).await? {
-            Some(mut node) => node.adopt(blob.clone()).await.map(Some).map_err(CommandError::from),
-            None => Ok(None),
-        }
-    })?;
-    match by_node {
-        Some(()) => Ok(()),
-        None => local_store::adopt(state, cache_size, &blob),
-    }
+    block_on(async { Keeper::reach(state, cache_size).await?.adopt(staged.blob()).await })?;
+    Ok(staged.blob().hash)
 }

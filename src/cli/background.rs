@@ -14,8 +14,9 @@ use tokio::process::Command;
 
 use super::FAILED;
 use super::failure::CommandError;
-use super::node::{block_on, interrupted};
+use super::node::block_on;
 use super::output::print;
+use super::signals::interrupted;
 use crate::config::StateDir;
 
 /// The hidden flag of the process in the background.

@@ -1,6 +1,7 @@
 //! `byhash get`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Args;
@@ -8,12 +9,14 @@ use clap::Args;
 use super::destination::Destination;
 use super::failure::CommandError;
 use super::flags::StoreFlags;
-use super::local_store::LocalBlob;
-use super::node::{block_on, interrupted};
+use super::keeper::Keeper;
+use super::node::block_on;
 use super::progress::{Shown, bytes_bar};
+use super::signals::interrupted;
 use crate::config::StateDir;
-use crate::control::{BlobStream, Client, ControlError};
+use crate::control::{BlobStream, ControlError};
 use crate::ids::{BlobRange, ContentHash};
+use crate::store::Blob;
 
 /// Without a node, the store is read in pieces of this many bytes (1 MiB).
 const LOCAL_PIECE_LEN: u64 = 1 << 20;
@@ -40,15 +43,20 @@ impl Get {
         if hash == ContentHash::EMPTY {
             return open()?.finish();
         }
+        // Asking must not make a store.
+        if !state.path().exists() {
+            return Err(not_held(&state, hash));
+        }
         block_on(async {
-            match Client::connect(&state.control_socket()).await? {
-                Some(mut node) => {
+            match Keeper::reach(&state, cache_size).await? {
+                Keeper::Node(mut node) => {
                     // Nothing is written before the node has the blob.
                     let stream = node.get(hash).await.map_err(|error| why(hash, error))?;
                     deliver(hash, stream.size(), Source::Node(stream), open()?).await
                 }
-                None => {
-                    let blob = held(&state, cache_size, hash)?;
+                Keeper::Store(store) => {
+                    let blob = store.blob(&hash)?.filter(|blob| blob.is_complete());
+                    let blob = blob.ok_or_else(|| not_held(&state, hash))?;
                     deliver(hash, blob.size(), Source::Store { blob, at: 0 }, open()?).await
                 }
             }
@@ -61,7 +69,7 @@ enum Source<'a> {
     Node(BlobStream<'a>),
     /// The next byte to read is `at`.
     Store {
-        blob: LocalBlob,
+        blob: Arc<Blob>,
         at: u64,
     },
 }
@@ -79,7 +87,7 @@ impl Source<'_> {
                 *at = range.end;
                 // Lets an interrupt be noticed.
                 tokio::task::yield_now().await;
-                blob.read(range).map(Some)
+                Ok(Some(blob.read(range)?))
             }
         }
     }
@@ -110,14 +118,12 @@ async fn deliver(
     }
 }
 
-fn held(state: &StateDir, cache_size: u64, hash: ContentHash) -> Result<LocalBlob, CommandError> {
-    LocalBlob::open(state, cache_size, hash)?.ok_or_else(|| {
-        CommandError::Failed(format!(
-            "{hash}: the store in {dir} does not hold it, and no node runs there that could fetch it: \
-             start one with 'byhash serve --state {dir} --peer <id>@<host>:<port>'",
-            dir = state.path().display()
-        ))
-    })
+fn not_held(state: &StateDir, hash: ContentHash) -> CommandError {
+    CommandError::Failed(format!(
+        "{hash}: the store in {dir} does not hold it, and no node runs there that could fetch it: \
+         start one with 'byhash serve --state {dir} --peer <id>@<host>:<port>'",
+        dir = state.path().display()
+    ))
 }
 
 /// Why the node could not send the blob; the hash says which one is meant.

@@ -39,6 +39,6 @@ impl Mount {
         } else if !self.foreground {
             return background::start(&config.state);
         }
-        run_node(config, Some(mountpoint))
+        run_node(&config, Some(mountpoint))
     }
 }

@@ -3,16 +3,30 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::failure::CommandError;
 use super::output::print;
+use super::signals::Signals;
 use crate::config::{NodeConfig, StateDir};
-use crate::control::{self, Client, ControlListener};
+use crate::control::{Client, ControlHandler, ControlListener, serve};
 use crate::daemon::Node;
 use crate::fs::{Filesystem, Owner};
 use crate::fuse::{Mount, MountOptions};
 use crate::ids::PeerId;
-use crate::transfer::BlobSource;
+
+/// Threads for blocking work: the disk, and the hashing of what is read from it. More would only
+/// queue at the disk, and each costs memory.
+const BLOCKING_THREADS: usize = 32;
+
+/// How long reads and writes on disk that are still under way may hold up the end of a node.
+const RUNTIME_END_WAIT: Duration = Duration::from_secs(1);
+
+/// Threads for blocking work (disk, hashing of what is read from it). More would only queue at the
+/// disk, and each costs memory.
+const BLOCKING_THREADS: usize = 32;
 
 /// Runs a command's conversation on a runtime of its own.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
@@ -33,94 +47,86 @@ pub(super) async fn running_node(state: &StateDir) -> Result<Client, CommandErro
     })
 }
 
-/// Ends when the user or the system asks the process to end.
-pub(super) async fn interrupted() -> Result<(), CommandError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen =
-        |kind| signal(kind).map_err(|error| CommandError::Failed(format!("no signal can be awaited: {error}")));
-    let (mut int, mut term, mut hup) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-        _ = hup.recv() => {}
-    }
-    Ok(())
-}
-
-/// Threads for blocking work (disk, hashing of what is read from it). More would only queue at the
-/// disk, and each costs memory.
-const BLOCKING_THREADS: usize = 32;
-
 /// Runs a node, with a mount if `mountpoint` is given, until it is told to end.
-pub(super) fn run_node(config: NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
-    tokio::runtime::Builder::new_multi_thread()
+pub(super) fn run_node(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
-        .map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?
-        .block_on(run(config, mountpoint))
+        .map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
+    let lived = runtime.block_on(live(config, mountpoint));
+    runtime.shutdown_timeout(RUNTIME_END_WAIT);
+    lived
 }
 
-async fn run(config: NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
-    let mut interrupted = std::pin::pin!(interrupted());
-    let failed = |error: anyhow::Error| CommandError::Failed(format!("{error:#}"));
-    let node = Node::start(&config).await.map_err(failed)?;
-    let control = ControlListener::bind(&config.state.control_socket())?;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let control = tokio::spawn(control::serve(control, node.clone(), async {
-        let _ = stopped.await;
-    }));
-    let result = match mount(&node, mountpoint).await {
-        Ok(mount) => match announce(node.id(), node.listen_addr()) {
-            Ok(()) => until_the_end(&mut interrupted, mount).await,
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(error),
-    };
-    let _ = stop.send(());
-    let _ = control.await;
+async fn live(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+    // Listened for before there is anything that would have to be cleaned up.
+    let mut signals = Signals::listen()?;
+    let node = Node::start(config).await.map_err(|error| CommandError::Failed(format!("{error:#}")))?;
+    let attended = attend(&node, config, mountpoint, &mut signals).await;
     node.shutdown().await;
-    result
+    attended
 }
 
-/// Mounts the node's filesystem, if it is to have one.
-async fn mount(node: &Arc<Node>, mountpoint: Option<PathBuf>) -> Result<Option<Mount>, CommandError> {
-    let Some(mountpoint) = mountpoint else { return Ok(None) };
-    let source: Arc<dyn BlobSource> = Arc::new(node.engine().clone());
-    let fs = Arc::new(Filesystem::new(source, node.metrics().clone(), Owner::of_process()));
-    let runtime = tokio::runtime::Handle::current();
-    let mounted = tokio::task::spawn_blocking(move || Mount::new(&mountpoint, fs, MountOptions::default(), runtime));
-    let mounted = mounted.await.map_err(|error| CommandError::Failed(error.to_string()))?;
-    let mount = mounted.map_err(|error| CommandError::Failed(error.to_string()))?;
-    node.note_mount(mount.path().to_owned(), mount.notes());
-    Ok(Some(mount))
-}
-
-/// Waits for a signal, or for somebody to unmount the filesystem; then unmounts it.
-async fn until_the_end(
-    interrupted: &mut (impl Future<Output = Result<(), CommandError>> + Unpin),
-    mount: Option<Mount>,
+/// Gives the node its control socket and its mount, says that it is ready, and waits for the end.
+async fn attend(
+    node: &Arc<Node>,
+    config: &NodeConfig,
+    mountpoint: Option<PathBuf>,
+    signals: &mut Signals,
 ) -> Result<(), CommandError> {
-    let Some(mount) = mount else { return interrupted.await };
-    let result = tokio::select! {
-        result = interrupted => result,
-        () = mount.ended() => {
-            tracing::info!("{} was unmounted", mount.path().display());
-            Ok(())
+    let listener = ControlListener::bind(&config.state.control_socket())?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let handler: Arc<dyn ControlHandler> = node.clone();
+    let control = tokio::spawn(serve(listener, handler, async { drop(stopped.await) }));
+    let mount = match mountpoint {
+        Some(path) => Some(mount_at(node, path).await?),
+        None => None,
+    };
+    announce(node.id(), node.listen_addr());
+    let unmounted = async {
+        match &mount {
+            Some(mount) => mount.ended().await,
+            None => std::future::pending().await,
         }
     };
-    let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
-    match unmounted {
-        Ok(Ok(())) => result,
-        Ok(Err(error)) => Err(CommandError::Failed(error.to_string())),
-        Err(error) => Err(CommandError::Failed(error.to_string())),
+    tokio::select! {
+        () = signals.any() => tracing::info!("told to end"),
+        () = unmounted => tracing::info!("unmounted"),
     }
+    let ended = match mount {
+        // It blocks for a bounded time, until programs have closed their files.
+        Some(mount) => tokio::task::spawn_blocking(move || mount.unmount()).await.map(|ended| ended.map_err(failed)),
+        None => Ok(Ok(())),
+    };
+    drop(stop);
+    // It ends at once, and a panic in it is no reason not to end in order.
+    let _ = control.await;
+    ended.unwrap_or_else(|error| Err(failed(error)))
 }
 
-/// Prints the one line that a node prints on stdout: that it is ready, and its peer string.
-fn announce(id: PeerId, bound: SocketAddr) -> Result<(), CommandError> {
-    print(&format!("ready {id}@{}\n", reachable(bound)))
+async fn mount_at(node: &Arc<Node>, path: PathBuf) -> Result<Mount, CommandError> {
+    let source = Arc::new(node.engine().clone());
+    let filesystem = Arc::new(Filesystem::new(source, node.metrics().clone(), Owner::of_process()));
+    let runtime = tokio::runtime::Handle::current();
+    let mounting = move || Mount::new(&path, filesystem, MountOptions::default(), runtime);
+    let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(failed)?;
+    node.note_mount(mount.path().to_owned(), mount.notes());
+    Ok(mount)
+}
+
+fn failed(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Failed(error.to_string())
+}
+
+/// Prints the one line that a node prints on stdout: that it is ready, and its peer string. That
+/// nobody reads it is no reason not to run.
+fn announce(id: PeerId, bound: SocketAddr) {
+    let ready = format!("ready {id}@{}", reachable(bound));
+    tracing::info!("{ready}");
+    if let Err(error) = print(&format!("{ready}\n")) {
+        tracing::warn!("nobody was told: {error}");
+    }
 }
 
 /// `bound`, with an unspecified address replaced by one that others can dial: the address from

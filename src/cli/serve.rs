@@ -15,6 +15,6 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        run_node(self.node.node()?, None)
+        run_node(&self.node.node()?, None)
     }
 }

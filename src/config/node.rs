@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::layers::{Layers, Origin, absolute};
 use super::{ConfigError, StateDir};
 use crate::ids::{PeerId, PeerSpec};
+use crate::store;
 
 /// Where a node listens unless told otherwise: every IPv4 address, port 7117.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 7117));
@@ -20,6 +21,9 @@ pub const MIN_CACHE_SIZE: u64 = 64 << 20;
 
 /// The largest cache, in bytes (1 EiB): sums of a few such sizes still fit in 64 bits.
 pub const MAX_CACHE_SIZE: u64 = 1 << 60;
+
+/// What the cache leaves free on its file system, in bytes (256 MiB), for whoever else writes there.
+pub const KEEP_FREE: u64 = 256 << 20;
 
 const _: () = assert!(MIN_CACHE_SIZE <= DEFAULT_CACHE_SIZE && DEFAULT_CACHE_SIZE <= MAX_CACHE_SIZE);
 const _: () = assert!(MAX_CACHE_SIZE <= u64::MAX / 8);
@@ -41,6 +45,18 @@ pub struct NodeConfig {
     pub open: bool,
     /// What the cache may hold on disk, in bytes, [`MIN_CACHE_SIZE`] to [`MAX_CACHE_SIZE`].
     pub cache_size: u64,
+}
+
+impl NodeConfig {
+    /// The store's part of it.
+    pub fn store(&self) -> store::Config {
+        store_config(&self.state, self.cache_size)
+    }
+}
+
+/// The configuration of the store in `state` that may hold `cache_size` bytes.
+pub fn store_config(state: &StateDir, cache_size: u64) -> store::Config {
+    store::Config { dir: state.cache(), capacity: cache_size, keep_free: KEEP_FREE }
 }
 
 impl Layers {

@@ -15,7 +15,7 @@ mod client;
 mod error;
 mod frame;
 mod message;
-mod node;
+mod of_node;
 mod server;
 
 pub use client::{BlobStream, Client};

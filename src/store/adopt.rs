@@ -27,7 +27,7 @@ pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), Sto
         }
         shared.forget(&blob)?;
     }
-    let held = RangeSet::from_iter([0..group_count(staged.size)]);
+    let held = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
     let record = Record::new(staged.size, &held, Origin::Local, true, shared.now());
     shared.reserve_on_disk(record.charge())?;
     files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()))

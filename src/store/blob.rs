@@ -100,6 +100,11 @@ impl Blob {
         self.state.lock().complete
     }
 
+    /// Whether any group is held.
+    pub(super) fn holds_any(&self) -> bool {
+        self.state.lock().held_groups > 0
+    }
+
     /// Whether all of `groups` are held.
     pub fn has(&self, groups: Range<u64>) -> bool {
         groups.is_empty() || self.state.lock().held.gaps(&groups).next().is_none()

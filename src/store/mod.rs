@@ -102,7 +102,7 @@ impl Store {
     /// The blob `hash` if any of it is held. All handles to a blob are one; while one lives, the
     /// blob is not evicted and what it holds stays readable. Its files are opened when needed.
     pub fn blob(&self, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
-        self.shared.open_blob(hash)
+        Ok(self.shared.open_blob(hash)?.filter(|blob| blob.holds_any()))
     }
 
     /// The blob `hash`, whose size is proven to be `size` bytes, to be written to. If none of it

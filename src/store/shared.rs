@@ -265,7 +265,7 @@ impl Shared {
         self.flush()?;
         sweep::sweep_tmp(&self.layout)?;
         let _structure = self.structure.lock();
-        let wanted = bytes.saturating_add(self.space.batch());
+        let wanted = bytes.saturating_add(self.space.surplus());
         self.nothing_to_evict.store(true, Ordering::Relaxed);
         let evicted = self.index.write(|batch| batch.evict(wanted, |hash| self.opened(hash).is_some()))?;
         let freed: u64 = evicted.iter().map(|(_, record)| record.charge()).sum();

@@ -11,6 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Usage;
 use crate::metrics::Metrics;
 
+/// What an eviction frees beyond the need in a store of [`SURPLUS_FROM`] or more, in bytes (16 MiB).
+const SURPLUS: u64 = 16 << 20;
+
+/// The capacity, in bytes, from which a surplus is evicted (1 GiB, 64 times the surplus).
+const SURPLUS_FROM: u64 = 1 << 30;
+
 /// The bytes charged for, reserved ones included, under the cap.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -80,9 +86,9 @@ impl Space {
             .map_or(0, |available| self.keep_free.saturating_add(bytes).saturating_sub(available))
     }
 
-    /// The largest surplus to evict at once, so that commits are few: 1/64 of the cap.
-    pub fn batch(&self) -> u64 {
-        self.capacity / 64
+    /// What to evict beyond the need, so that commits are few: nothing in a small store.
+    pub fn surplus(&self) -> u64 {
+        if self.capacity < SURPLUS_FROM { 0 } else { SURPLUS }
     }
 
     /// The figures for people.

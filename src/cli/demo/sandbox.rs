@@ -1,15 +1,18 @@
 //! What the demo makes and must take away: a directory, processes, a mount.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::failure::{CommandError, complain};
-use super::super::node::{block_on, interrupted};
+use super::super::node::block_on;
 use super::super::output::print;
+use super::super::signals::interrupted;
 
 /// How long a process may take to end after it was asked to; then it is killed.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -23,7 +26,15 @@ pub(super) struct Sandbox {
     program: PathBuf,
     dir: PathBuf,
     interrupted: AtomicBool,
-    children: Mutex<Vec<(u32, Child)>>,
+    children: Mutex<Children>,
+}
+
+/// The processes that run now.
+#[derive(Default)]
+struct Children {
+    running: Vec<Child>,
+    /// Cleaning up has begun: nothing may be started any more.
+    closed: bool,
 }
 
 impl Sandbox {
@@ -62,20 +73,22 @@ impl Sandbox {
     /// Prints the command, runs it to its end and gives its stdout.
     pub(super) fn run(&self, args: &[&OsStr]) -> Result<String, CommandError> {
         print(&shown(args))?;
-        let output = self
-            .command(args)
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| CommandError::Failed(format!("byhash cannot be run: {error}")))?;
-        if !output.status.success() {
-            return Err(CommandError::Failed(format!("the command ended with {}", output.status)));
+        let mut command = self.command(args);
+        command.stdout(Stdio::piped());
+        let (id, mut stdout) = self.spawn(command)?;
+        let mut text = String::new();
+        let read = stdout.read_to_string(&mut text);
+        let failed = |error: std::io::Error| CommandError::Failed(format!("the command's output: {error}"));
+        let status = self.take(id)?.wait().map_err(failed)?;
+        if !status.success() {
+            return Err(CommandError::Failed(format!("the command ended with {status}")));
         }
-        String::from_utf8(output.stdout).map_err(|_| CommandError::Failed("the command's output is not text".into()))
+        read.map(|_| text).map_err(failed)
     }
 
     /// Prints the command and starts it as a node: stdout piped, stderr to `log`. It is killed
     /// when this process dies, however it dies.
-    pub(super) fn start(&self, args: &[&OsStr], log: &Path) -> Result<(u32, std::process::ChildStdout), CommandError> {
+    pub(super) fn start(&self, args: &[&OsStr], log: &Path) -> Result<(u32, ChildStdout), CommandError> {
         use std::os::unix::process::CommandExt;
         print(&shown(args))?;
         let log_file = std::fs::File::create(log).map_err(|error| at(log, &error))?;
@@ -89,26 +102,35 @@ impl Sandbox {
                 _ => Err(std::io::Error::last_os_error()),
             });
         }
-        // The list is locked before the start, so that cleaning up cannot miss the process.
+        self.spawn(command)
+    }
+
+    /// Starts `command`, whose stdout is a pipe, as one of the processes that cleaning up ends.
+    fn spawn(&self, mut command: Command) -> Result<(u32, ChildStdout), CommandError> {
         let mut children = self.children();
-        let mut child =
-            command.spawn().map_err(|error| CommandError::Failed(format!("byhash cannot be started: {error}")))?;
-        let stdout = child.stdout.take();
-        let id = child.id();
-        children.push((id, child));
-        let stdout = stdout.ok_or_else(|| CommandError::Failed("the node's stdout is not a pipe".to_owned()))?;
-        Ok((id, stdout))
+        if children.closed {
+            return Err(CommandError::Failed("the demo is being ended".to_owned()));
+        }
+        let failed = |why: &dyn Display| CommandError::Failed(format!("byhash cannot be started: {why}"));
+        let mut child = command.spawn().map_err(|error| failed(&error))?;
+        let (id, stdout) = (child.id(), child.stdout.take());
+        children.running.push(child);
+        Ok((id, stdout.ok_or_else(|| failed(&"its stdout is not a pipe"))?))
+    }
+
+    /// Takes the process `id` off the list.
+    fn take(&self, id: u32) -> Result<Child, CommandError> {
+        let running = &mut self.children().running;
+        let at = running.iter().position(|child| child.id() == id);
+        let at = at.ok_or_else(|| CommandError::Failed(format!("process {id} has been ended")))?;
+        Ok(running.swap_remove(at))
     }
 
     /// Kills (SIGKILL) the process `id` and waits until it is gone.
     pub(super) fn kill(&self, id: u32) -> Result<(), CommandError> {
-        let mut children = self.children();
-        let failed = |error: std::io::Error| CommandError::Failed(format!("process {id} cannot be killed: {error}"));
-        let at = children.iter().position(|(child, _)| *child == id);
-        let Some(at) = at else { return Err(CommandError::Failed(format!("there is no process {id}"))) };
-        let (_, mut child) = children.swap_remove(at);
-        child.kill().map_err(failed)?;
-        child.wait().map(drop).map_err(failed)
+        let mut child = self.take(id)?;
+        let killed = child.kill().and_then(|()| child.wait());
+        killed.map(drop).map_err(|error| CommandError::Failed(format!("process {id} cannot be killed: {error}")))
     }
 
     /// Cleans up and ends the process when the user or the system asks it to end.
@@ -154,7 +176,8 @@ impl Sandbox {
     /// Safe to call again, from any thread.
     pub(super) fn clean_up(&self) -> Result<(), CommandError> {
         let mut children = self.children();
-        while let Some((_, mut child)) = children.pop() {
+        children.closed = true;
+        while let Some(mut child) = children.running.pop() {
             end(&mut child);
         }
         let mountpoint = self.mountpoint();
@@ -171,13 +194,15 @@ impl Sandbox {
                 return Err(CommandError::Failed(format!("{mount} is still mounted: unmount it and remove {dir}")));
             }
         }
-        match std::fs::remove_dir_all(&self.dir) {
+        // The story may be making a file there at this moment; it will not make a second one.
+        let removed = std::fs::remove_dir_all(&self.dir).or_else(|_| std::fs::remove_dir_all(&self.dir));
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at(&self.dir, &error)),
             _ => Ok(()),
         }
     }
 
-    fn children(&self) -> MutexGuard<'_, Vec<(u32, Child)>> {
+    fn children(&self) -> MutexGuard<'_, Children> {
         // A list of processes is right after any panic.
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! A node's answers to what the control socket asks.
+//! What the control socket of a real node answers.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::transfer::{BlobReader, BlobSource, BoxFuture};
 
 impl ControlHandler for Node {
     fn status(&self) -> BoxFuture<'_, NodeStatus> {
-        Box::pin(async { Node::status(self) })
+        Box::pin(async { Self::status(self) })
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerStatus>> {
-        Box::pin(async { Node::peers(self) })
+        Box::pin(async { Self::peers(self) })
     }
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { Node::adopt(self, blob).await.map_err(|error| format!("{error:#}")) })
+        Box::pin(async move { Self::adopt(self, blob).await.map_err(|error| format!("{error:#}")) })
     }
 
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {

@@ -1,0 +1,203 @@
+//! Nodes as processes: the ready line, the control socket, the background, the end, the demo.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+fn byhash(state: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_byhash"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BYHASH_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.env("BYHASH_STATE", state).env("BYHASH_CONFIG", "/dev/null").env("BYHASH_LISTEN", "127.0.0.1:0");
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(state: &Path, args: &[&str]) -> Output {
+    byhash(state, args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Whether mounts can be made here. In CI they must be.
+fn can_mount() -> bool {
+    let can = Path::new("/dev/fuse").exists();
+    assert!(can || std::env::var_os("CI").is_none(), "/dev/fuse is missing");
+    if !can {
+        eprintln!("skipped: no /dev/fuse");
+    }
+    can
+}
+
+/// A node in the foreground; killed when dropped.
+struct Node {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    ready: String,
+}
+
+impl Node {
+    fn start(state: &Path, args: &[&str]) -> Self {
+        let mut child = byhash(state, args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut ready = String::new();
+        stdout.read_line(&mut ready).unwrap();
+        Self { child, stdout, ready }
+    }
+
+    /// Sends a signal, waits, and gives the exit code and what else was printed on stdout.
+    fn end(mut self, signal: i32) -> (Option<i32>, String) {
+        // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        let mut rest = String::new();
+        while self.stdout.read_line(&mut rest).unwrap() > 0 {}
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_node_says_one_line_answers_and_ends_in_order() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let id = stdout(&run(&state, &["id"]));
+        let node = Node::start(&state, &["serve"]);
+        assert!(node.ready.starts_with(&format!("ready {}@127.0.0.1:", id.trim_end())), "{}", node.ready);
+        let status = stdout(&run(&state, &["status"]));
+        assert!(status.contains(id.trim_end()) && status.contains("no peer may connect"), "{status}");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "content").unwrap();
+        stdout(&run(&state, &["add", file.to_str().unwrap()]));
+        let hash = blake3::hash(b"content").to_string();
+        assert_eq!(stdout(&run(&state, &["get", &hash])), "content");
+        assert_eq!(node.end(signal), (Some(0), String::new()));
+        assert!(!state.join("control.sock").exists());
+        assert_eq!(stdout(&run(&state, &["get", &hash])), "content");
+    }
+}
+
+#[test]
+fn a_second_node_is_refused_with_the_firsts_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &["serve"]);
+    for args in [&["serve"][..], &["mount", dir.path().to_str().unwrap()]] {
+        let output = run(dir.path(), args);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        let sentence = said.lines().find(|line| line.starts_with("byhash: ")).unwrap_or_default();
+        assert!(sentence.contains(&node.child.id().to_string()), "{said}");
+    }
+    stdout(&run(dir.path(), &["status"]));
+}
+
+#[test]
+fn a_mount_goes_to_the_background_and_ends_when_unmounted() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (state, mnt) = (dir.path().join("state"), dir.path().join("mnt"));
+    let (state_dir, mountpoint) = (state.as_path(), mnt.to_str().unwrap());
+    std::fs::create_dir(&mnt).unwrap();
+    // Relative, and started elsewhere than it will run.
+    let output = byhash(state_dir, &["mount", "mnt"]).current_dir(dir.path()).output().unwrap();
+    assert!(stdout(&output).starts_with("ready ") && stderr(&output).is_empty(), "{}", stderr(&output));
+    let file = dir.path().join("file");
+    std::fs::write(&file, "content").unwrap();
+    stdout(&run(state_dir, &["add", file.to_str().unwrap()]));
+    let named = mnt.join("by-hash").join(blake3::hash(b"content").to_string());
+    assert_eq!(std::fs::read(&named).unwrap(), b"content");
+    assert!(stdout(&run(state_dir, &["status"])).contains(mountpoint));
+    let status: serde_json::Value = serde_json::from_str(&stdout(&run(state_dir, &["status", "--json"]))).unwrap();
+    let process = format!("/proc/{}", status["pid"]);
+    assert_eq!(std::fs::read_link(format!("{process}/cwd")).unwrap(), Path::new("/"));
+
+    let output = run(&dir.path().join("other"), &["mount", mountpoint]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with("byhash: ") && stderr(&output).contains(mountpoint), "{}", stderr(&output));
+
+    stdout(&run(state_dir, &["unmount", mountpoint]));
+    assert!(!named.exists());
+    while Path::new(&process).exists() {
+        std::thread::yield_now();
+    }
+    assert!(!state.join("control.sock").exists());
+}
+
+#[test]
+fn a_mount_point_that_is_none_is_named_from_the_background_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for bad in [dir.path().join("missing"), file] {
+        for foreground in [&["-f"][..], &[]] {
+            let mut args = vec!["mount", bad.to_str().unwrap()];
+            args.extend(foreground);
+            let output = run(&dir.path().join("state"), &args);
+            assert_eq!(output.status.code(), Some(1));
+            let said = stderr(&output);
+            assert!(said.lines().any(|line| line.starts_with("byhash: ") && line.contains(args[1])), "{said}");
+        }
+    }
+}
+
+/// A directory for `TMPDIR`, and what is left in it.
+fn leftovers(dir: &Path) -> Vec<std::ffi::OsString> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[test]
+fn the_demo_holds_and_leaves_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = byhash(dir.path(), &["demo"]).env("TMPDIR", dir.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", stderr(&output));
+    for part in ["$ byhash serve", "$ byhash mount", "$ kill -KILL", "All of it held."] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    assert!(leftovers(dir.path()).is_empty());
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = byhash(dir.path(), &["demo"])
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The third node is ready: there is a mount.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.by_ref().map_while(Result::ok).filter(|line| line.starts_with("ready ")).take(3).count(), 3);
+    // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "byhash: interrupted: cleaning up\n");
+    assert!(leftovers(dir.path()).is_empty());
+}
