@@ -3,21 +3,29 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Filesystem, FsError};
 use crate::ids::BlobRange;
-use crate::transfer::{FetchError, Priority};
+use crate::transfer::{BlobReader, FetchError, Priority};
 
-/// How long one read waits for its bytes. A program that handles SIGINT gets it only after the
-/// read, so this is what a person can bear; the engine notices a silent holder far earlier, so
-/// what takes longer than this is not coming.
+/// How long one read waits for its bytes while none arrive. A program that handles SIGINT gets it
+/// only after the read, so this is what a person can bear; the engine notices a silent holder far
+/// earlier, so what takes longer than this is not coming.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What must have arrived in a [`READ_DEADLINE`] for the read to get another one, in bytes, in
+/// order from its beginning. The kernel reads up to 1 MiB at once, and a link that brings it in
+/// 20 s is slow, not dead. A read thus ends within 8 deadlines at the latest.
+const PROGRESS: u64 = 128 * 1024;
+
+/// How long bytes that have arrived may take from the disk.
+const AT_HAND: Duration = Duration::from_millis(200);
 
 impl Filesystem {
     /// Reads `len` bytes at `offset` of the file open as `handle`: all of them up to the end of
-    /// the file, never fewer. Answers within [`READ_DEADLINE`]. A range that failed a moment ago
-    /// fails again at once.
+    /// the file, never fewer. Fails when [`READ_DEADLINE`] passes without progress. A range that
+    /// failed a moment ago fails again at once.
     pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let result = self.read_uncounted(handle, offset, len).await;
         self.metrics.reads.inc();
@@ -41,15 +49,33 @@ impl Filesystem {
         if let Some(ahead) = ahead {
             file.reader.prefetch(ahead);
         }
-        let wanted = file.reader.read(range, Priority::Foreground);
-        let outcome = tokio::time::timeout(READ_DEADLINE, wanted).await.unwrap_or(Err(FetchError::TimedOut));
-        match outcome {
+        match read_while_it_comes(&*file.reader, range).await {
             Ok(bytes) if bytes.len() as u64 == range.len() => Ok(bytes),
             Ok(bytes) => Err(FsError::WrongLength { wanted: range.len(), got: bytes.len() as u64 }),
             Err(error) => {
                 file.failures.lock().note(range, error.clone(), Instant::now());
                 Err(error.into())
             }
+        }
+    }
+}
+
+/// Reads `range`, giving up when a deadline passes in which too little of it arrived.
+async fn read_while_it_comes(reader: &dyn BlobReader, range: BlobRange) -> Result<Bytes, FetchError> {
+    let mut wanted = reader.read(range, Priority::Foreground);
+    let mut arrived = range.start;
+    loop {
+        if let Ok(outcome) = timeout(READ_DEADLINE, &mut wanted).await {
+            return outcome;
+        }
+        let next = BlobRange::new(arrived, arrived.saturating_add(PROGRESS));
+        if next.end >= range.end {
+            return Err(FetchError::TimedOut);
+        }
+        match timeout(AT_HAND, reader.read(next, Priority::Foreground)).await {
+            Ok(Ok(_)) => arrived = next.end,
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => return Err(FetchError::TimedOut),
         }
     }
 }

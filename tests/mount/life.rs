@@ -119,9 +119,19 @@ fn unmounting_ends_though_a_file_is_open() {
 #[test]
 fn an_unmount_from_outside_is_noticed() {
     let Some(m) = Mounted::new("an_unmount_from_outside_is_noticed") else { return };
+    std::fs::read(m.file(m.source.add("abc"))).unwrap();
     unmount(m.directory.path()).unwrap();
     m.runtime.block_on(m.mount.ended());
-    // Somebody else's mount at the same place is not taken off.
+    assert_eq!(m.fs.inode_count(), 0, "the kernel forgets nothing at the end");
+    m.mount.unmount().unwrap();
+}
+
+#[test]
+fn what_was_mounted_at_the_place_since_is_left_alone() {
+    let Some(m) = Mounted::new("what_was_mounted_at_the_place_since_is_left_alone") else { return };
+    // Open, so that our mount lives on, with its device number, after it was taken off.
+    let _file = File::open(m.file(m.source.add("abc"))).unwrap();
+    unmount(m.directory.path()).unwrap();
     leave_dead_mount(m.directory.path());
     m.mount.unmount().unwrap();
     assert_eq!(lines_of_mount_table(m.directory.path()), 1);

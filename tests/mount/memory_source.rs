@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use byhash::ids::{BlobRange, ContentHash, PeerId};
 use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
@@ -17,6 +18,8 @@ pub enum Answer {
     Fail(FetchError),
     /// Never.
     Never,
+    /// Reads that end within the first so many bytes as they should be, others after so long.
+    Late(u64, Duration),
     /// With a panic, at once where the question is first about what is known.
     Panic,
 }
@@ -123,6 +126,10 @@ impl MemorySource {
         }
         match answer {
             Answer::Give => Ok(value),
+            Answer::Late(_, wait) => {
+                tokio::time::sleep(wait).await;
+                Ok(value)
+            }
             Answer::Fail(error) => Err(error),
             Answer::Panic => panic!("a defect in the source, as the test wants it"),
             Answer::Never => {
@@ -195,7 +202,11 @@ impl BlobReader for MemoryReader {
         let blob = self.source.0.blobs.lock()[&self.hash].clone();
         let range = range.clip(blob.content.len() as u64);
         let bytes = blob.content.slice(range.start as usize..range.end as usize);
-        Box::pin(self.source.answer(blob.read, bytes))
+        let answer = match blob.read {
+            Answer::Late(ready, _) if range.end <= ready => Answer::Give,
+            other => other,
+        };
+        Box::pin(self.source.answer(answer, bytes))
     }
 
     fn prefetch(&self, range: BlobRange) {

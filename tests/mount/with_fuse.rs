@@ -222,6 +222,19 @@ fn a_reader_of_a_silent_holder_can_be_killed() {
 }
 
 #[test]
+fn a_lookup_that_waits_holds_up_no_other() {
+    let Some(m) = Mounted::new("a_lookup_that_waits_holds_up_no_other") else { return };
+    let (silent, held) = (m.source.absent("silent", Answer::Never), m.source.add("abc"));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| errno(File::open(m.file(silent))));
+        m.source.wait_for_waiting(1);
+        assert_eq!(std::fs::read(m.file(held)).unwrap(), b"abc");
+        assert_eq!(m.source.waiting(), 1, "answered while the other waits");
+        assert_eq!(waits.join().unwrap(), Some(libc::ETIMEDOUT));
+    });
+}
+
+#[test]
 fn a_panic_is_an_error_and_the_mount_lives_on() {
     let Some(m) = Mounted::new("a_panic_is_an_error_and_the_mount_lives_on") else { return };
     let broken = m.source.add_with("abc", |blob| blob.read = Answer::Panic);

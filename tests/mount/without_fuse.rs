@@ -188,6 +188,23 @@ async fn a_silent_source_costs_one_deadline_and_not_one_a_page() {
     assert_eq!(fs.read(handle, 0, 4096).await.unwrap().len(), 4096, "forgotten after a moment");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slow_read_goes_on_while_bytes_arrive() {
+    let (source, fs) = filesystem();
+    for (ready, takes, outcome) in [
+        // All of it comes in the third deadline, and enough of it in the first two.
+        (256 << 10, 25, Ok(1 << 20)),
+        // The same, but nothing new in the second.
+        (128 << 10, 25, Err(FetchError::TimedOut.into())),
+        (0, 11, Err(FetchError::TimedOut.into())),
+    ] {
+        let slow = Answer::Late(ready, Duration::from_secs(takes));
+        let hash = source.add_with(vec![takes as u8; 1 << 20], |blob| blob.read = slow);
+        let handle = open(&fs, hash).await;
+        assert_eq!(fs.read(handle, 0, 1 << 20).await.map(|bytes| bytes.len()), outcome, "{ready} bytes at once");
+    }
+}
+
 #[tokio::test]
 async fn a_short_reply_of_the_source_never_gets_out() {
     let (source, fs) = filesystem();
