@@ -14,10 +14,10 @@ pub(super) fn start(verbose: u8, runs_a_node: bool) -> Result<(), CommandError> 
     let filter = match (verbose, set) {
         (0, Some((name, value))) => EnvFilter::try_new(&value)
             .map_err(|error| CommandError::Misused(format!("{name}: '{value}' is not a log filter: {error}")))?,
-        (0, None) if runs_a_node => EnvFilter::new("info"),
-        (0, None) => EnvFilter::new("warn"),
-        (1, _) => EnvFilter::new("info,byhash=debug"),
-        (_, _) => EnvFilter::new("debug,byhash=trace"),
+        (0, None) if runs_a_node => EnvFilter::new("info,fuser=off"),
+        (0, None) => EnvFilter::new("warn,fuser=off"),
+        (1, _) => EnvFilter::new("info,byhash=debug,fuser=off"),
+        (_, _) => EnvFilter::new("debug,byhash=trace,fuser=off"),
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -24,10 +24,6 @@ const BLOCKING_THREADS: usize = 32;
 /// How long reads and writes on disk that are still under way may hold up the end of a node.
 const RUNTIME_END_WAIT: Duration = Duration::from_secs(1);
 
-/// Threads for blocking work (disk, hashing of what is read from it). More would only queue at the
-/// disk, and each costs memory.
-const BLOCKING_THREADS: usize = 32;
-
 /// Runs a command's conversation on a runtime of its own.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     tokio::runtime::Builder::new_current_thread()
