@@ -28,7 +28,7 @@ pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), Sto
         shared.forget(&blob)?;
     }
     let held = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
-    let record = Record::new(staged.size, &held, Origin::Local, true, shared.now());
+    let record = Record::new(staged.size, &held, Origin::Local, true, shared.time_of_use());
     shared.reserve_on_disk(record.charge())?;
     files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()))
 }

@@ -12,7 +12,7 @@ use super::StoreError;
 use super::error::io_error;
 use super::files::{Files, Stamp};
 use super::record::{BlobInfo, Origin, Record, content_bytes};
-use super::shared::{Shared, Snapshot};
+use super::shared::{Shared, Snapshot, wall_clock_ms};
 use crate::ids::ContentHash;
 use crate::verify::{group_count, outboard_len};
 
@@ -66,7 +66,7 @@ impl Blob {
             queued: false,
             files: None,
         };
-        let last_use = shared.now().into();
+        let last_use = shared.time_of_use().into();
         Self { hash, size, shared, state: Mutex::new(state), last_use }
     }
 
@@ -134,7 +134,7 @@ impl Blob {
     }
 
     /// The content file of a complete blob, opened anew for reading only. What it holds was
-    /// verified when it was written; it is not hashed again here.
+    /// verified when it was written; [`Self::check`] tells whether it still is right.
     pub fn content_file(&self) -> Result<File, StoreError> {
         if !self.is_complete() {
             return Err(self.not_held(0..group_count(self.size)));
@@ -146,7 +146,7 @@ impl Blob {
 
     /// Notes that it is used, unless that was noted a short time ago.
     pub(super) fn touch_sometimes(&self) {
-        let now = self.shared.now();
+        let now = wall_clock_ms();
         if now.saturating_sub(self.last_use.load(Ordering::Relaxed)) >= TOUCH_INTERVAL_MS {
             self.touch();
         }
@@ -154,7 +154,7 @@ impl Blob {
 
     /// Notes that it is used.
     pub(super) fn touch(&self) {
-        let now = self.shared.now();
+        let now = self.shared.time_of_use();
         self.last_use.store(now, Ordering::Relaxed);
         let mut pending = self.shared.pending.lock();
         if !pending.closing {

@@ -188,6 +188,11 @@ impl Batch<'_> {
         Ok(chosen)
     }
 
+    /// The latest use of a blob that may be evicted.
+    pub fn latest_use(&self) -> Result<u64, redb::Error> {
+        Ok(self.lru.last()?.map_or(0, |entry| entry.0.value().0))
+    }
+
     /// What all records are charged for, and how many there are.
     pub fn totals(&self) -> Result<(u64, u64), redb::Error> {
         Ok((self.number(BYTES)?, self.number(COUNT)?))

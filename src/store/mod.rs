@@ -25,7 +25,8 @@
 //! # Locks
 //!
 //! In this order, never the other way round: `flushing`, `structure` (which files and entries
-//! exist), the index's write transaction, the state of a blob. No file is synced under the lock of a blob.
+//! exist), the index's write transaction, the state of a blob. Only the rare copy of a damaged file
+//! does much under the lock of a blob.
 //!
 //! All of it blocks; asynchronous callers use `spawn_blocking`.
 

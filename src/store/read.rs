@@ -20,6 +20,9 @@ use super::record::content_bytes;
 use crate::ids::BlobRange;
 use crate::verify::{GROUP_LEN, Proof, VerifyError, bytes_of, group_len, groups_of, proof_len, proof_runs};
 
+/// Groups that [`Blob::check`] reads at a time (1 MiB).
+const CHECK_GROUPS: u64 = 64;
+
 impl Blob {
     /// Reads the bytes of `range` (clipped to the size), all of them verified. The memory it takes
     /// is that of the groups touched.
@@ -53,6 +56,26 @@ impl Blob {
     /// Reads whole groups for a peer, verified like all that is read.
     pub fn read_groups(self: &Arc<Self>, groups: Range<u64>) -> Result<Bytes, StoreError> {
         self.read(bytes_of(self.size(), &groups))
+    }
+
+    /// Checks `groups`, which must be held, against the hash, as reading them would; groups found
+    /// right before are skipped while the content file has not been touched. For scrubbing, and
+    /// before somebody is given the file itself.
+    pub fn check(self: &Arc<Self>, groups: Range<u64>) -> Result<(), StoreError> {
+        if !self.has(groups.clone()) {
+            return Err(self.not_held(groups));
+        }
+        let files = self.files()?;
+        let mut at = groups.start;
+        while at < groups.end {
+            let part = at..groups.end.min(at + CHECK_GROUPS);
+            at = part.end;
+            let known = self.stamp_of_checked(&part);
+            if known.is_none() || known != Some(files.stamp()?) {
+                self.read_and_check(&files, &part)?;
+            }
+        }
+        Ok(())
     }
 
     /// The proof of `ranges` (groups: in order, disjoint, not empty) from the outboard, checked up

@@ -67,10 +67,11 @@ impl Shared {
         let layout = Layout::create(&config.dir)?;
         let lock = layout.lock()?;
         let index = Index::open(&layout.index())?;
-        let (was_clean, (bytes, blobs)) = index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?)))?;
+        let (was_clean, (bytes, blobs), latest_use) =
+            index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?, batch.latest_use()?)))?;
         sweep::sweep_tmp(&layout)?;
         let shared = Self {
-            space: Space::new(&config, bytes, blobs, metrics.clone()),
+            space: Space::new(layout.dir(), &config, bytes, blobs, metrics.clone()),
             layout,
             index,
             metrics,
@@ -80,16 +81,17 @@ impl Shared {
             open: DashMap::new(),
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),
-            clock: AtomicU64::new(0),
+            clock: AtomicU64::new(latest_use),
             nothing_to_evict: AtomicBool::new(false),
             _lock: lock,
         };
         Ok((Arc::new(shared), was_clean))
     }
 
-    /// Milliseconds since 1970, made to grow with each call.
-    pub fn now(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+    /// A time of use: milliseconds since 1970, but later than all times of use before, whatever
+    /// the system's clock does.
+    pub fn time_of_use(&self) -> u64 {
+        let now = wall_clock_ms();
         let tick = |last: u64| now.max(last + 1);
         match self.clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(tick(last))) {
             Ok(last) | Err(last) => tick(last),
@@ -273,7 +275,9 @@ impl Shared {
             self.nothing_to_evict.store(false, Ordering::Relaxed);
         }
         for (hash, record) in evicted {
-            self.layout.unlink(&hash)?;
+            if let Err(error) = self.layout.unlink(&hash) {
+                tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
+            }
             self.space.release(record.charge());
             self.space.remove_blob();
             self.metrics.store_evicted_blobs.inc();
@@ -295,4 +299,9 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Milliseconds since 1970 by the system's clock.
+pub(super) fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }

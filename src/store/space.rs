@@ -30,11 +30,11 @@ pub(super) struct Space {
 
 impl Space {
     /// Room below `dir` of which `used` bytes are already taken by `blobs` blobs.
-    pub fn new(config: &super::Config, used: u64, blobs: u64, metrics: Arc<Metrics>) -> Self {
+    pub fn new(dir: &Path, config: &super::Config, used: u64, blobs: u64, metrics: Arc<Metrics>) -> Self {
         metrics.store_bytes.add(used);
         metrics.store_blobs.add(blobs);
-        let (dir, capacity, keep_free) = (config.dir.clone(), config.capacity, config.keep_free);
-        Self { dir, capacity, keep_free, used: used.into(), blobs: blobs.into(), metrics }
+        let (capacity, keep_free) = (config.capacity, config.keep_free);
+        Self { dir: dir.to_owned(), capacity, keep_free, used: used.into(), blobs: blobs.into(), metrics }
     }
 
     /// Takes `bytes` if the cap allows it.
@@ -125,7 +125,7 @@ mod tests {
     fn the_cap_is_never_passed_and_gauges_follow() {
         let metrics = Arc::new(Metrics::default());
         let config = super::super::Config { dir: "/".into(), capacity: 100, keep_free: 0 };
-        let space = Space::new(&config, 60, 1, metrics.clone());
+        let space = Space::new(&config.dir, &config, 60, 1, metrics.clone());
         assert!(!space.charge(41));
         assert!(!space.charge(u64::MAX));
         assert!(space.charge(40));
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn the_disk_keeps_its_free_space() {
         let config = super::super::Config { dir: "/".into(), capacity: u64::MAX, keep_free: u64::MAX / 2 };
-        let space = Space::new(&config, 0, 0, Arc::default());
+        let space = Space::new(&config.dir, &config, 0, 0, Arc::default());
         assert!(space.shortfall(1) > 0);
         assert_eq!(space.usage().available, 0);
     }

@@ -55,6 +55,39 @@ fn a_flipped_byte_of_the_outboard_is_noticed_and_repaired() {
     }
 }
 
+/// Makes `blob` believe that all of it was found right in the file as it is now.
+fn believe_all_checked(blob: &Blob, sample: &Sample) {
+    let stamp = blob.files().unwrap().stamp().unwrap();
+    blob.state().checked = Some((stamp, std::iter::once(sample.all()).collect()));
+}
+
+#[test]
+fn a_warm_read_does_not_hash_as_long_as_the_file_is_untouched() {
+    let (dir, _store, sample, blob) = with_blob();
+    let path = content_path(dir.path(), &sample.hash);
+    flip(&path, 5);
+    // A lie, to see that nothing is hashed.
+    believe_all_checked(&blob, &sample);
+    assert_eq!(blob.read(BlobRange::new(5, 6)).unwrap()[0], !sample.content[5]);
+    blob.check(sample.all()).unwrap();
+
+    let file = fs::File::open(&path).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert!(matches!(blob.read(BlobRange::new(5, 6)), Err(StoreError::Corrupt { .. })));
+}
+
+#[test]
+fn a_check_finds_damage_without_anyone_reading_it() {
+    let (dir, _store, sample, blob) = with_blob();
+    believe_all_checked(&blob, &sample);
+    flip(&content_path(dir.path(), &sample.hash), 7 * GROUP_LEN);
+    fs::File::open(content_path(dir.path(), &sample.hash)).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert!(matches!(blob.check(sample.all()), Err(StoreError::Corrupt { .. })));
+    assert_eq!(blob.missing(sample.all()), std::slice::from_ref(&(7..8)));
+    assert!(matches!(blob.check(sample.all()), Err(StoreError::NotHeld { .. })));
+    blob.check(0..7).unwrap();
+}
+
 #[test]
 fn a_wrong_proof_is_not_served() {
     let (dir, _store, sample, blob) = with_blob();
