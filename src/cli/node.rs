@@ -103,18 +103,12 @@ async fn attend(
 
 async fn mount_at(node: &Arc<Node>, path: PathBuf) -> Result<Mount, CommandError> {
     let source = Arc::new(node.engine().clone());
-    let filesystem = Arc::new(Filesystem::new(source, node.metrics().clone(), owner()));
+    let filesystem = Arc::new(Filesystem::new(source, node.metrics().clone(), Owner::of_process()));
     let runtime = tokio::runtime::Handle::current();
     let mounting = move || Mount::new(&path, filesystem, MountOptions::default(), runtime);
     let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(failed)?;
-    node.note_mount(mount.path().to_owned(), []);
+    node.note_mount(mount.path().to_owned(), mount.notes());
     Ok(mount)
-}
-
-/// Everything in the mount belongs to who mounted it.
-fn owner() -> Owner {
-    // SAFETY: geteuid and getegid have no preconditions and cannot fail.
-    unsafe { Owner { uid: libc::geteuid(), gid: libc::getegid() } }
 }
 
 fn failed(error: impl std::fmt::Display) -> CommandError {

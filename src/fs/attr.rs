@@ -30,6 +30,14 @@ pub struct Owner {
     pub gid: u32,
 }
 
+impl Owner {
+    /// The user that this process runs as.
+    pub fn of_process() -> Self {
+        // SAFETY: these calls have no preconditions and cannot fail.
+        unsafe { Self { uid: libc::geteuid(), gid: libc::getegid() } }
+    }
+}
+
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -8,12 +8,13 @@ const READ_AHEAD_KIB: u32 = 1024;
 
 /// Raises the kernel's read-ahead for the mount with this device number (`major:minor`). Only
 /// root may; everything works without it, slower.
-pub(super) fn raise(device: &str) {
+pub(super) fn raise(device: &str) -> String {
     let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
     match write(&file) {
-        Ok(()) => tracing::debug!(file, READ_AHEAD_KIB, "the kernel's read-ahead is raised"),
+        Ok(()) => format!("the kernel reads ahead {READ_AHEAD_KIB} KiB"),
         Err(error) => {
-            tracing::info!(file, %error, "the kernel's read-ahead stays as it is; sequential reads are slower")
+            tracing::info!(file, %error, "the kernel's read-ahead stays as it is; sequential reads are slower");
+            format!("the kernel's read-ahead could not be raised ({error}): sequential reads are slower")
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Mount {
     ended: watch::Receiver<()>,
     /// The same for a thread that waits with a limit.
     ended_blocking: Mutex<mpsc::Receiver<()>>,
+    /// What came of raising the kernel's read-ahead.
+    window_note: String,
     /// Whether unmounting has been done, well or badly.
     closed: bool,
 }
@@ -101,14 +103,19 @@ impl Mount {
             }
         })?;
         std::fs::metadata(path.join(BY_HASH_NAME))?;
-        kernel_window::raise(&entry.device);
+        let window_note = kernel_window::raise(&entry.device);
         let ended_blocking = Mutex::new(ended_blocking);
-        Ok(Self { path: path.to_owned(), fs, device: entry.device, ended, ended_blocking, closed: false })
+        Ok(Self { path: path.to_owned(), fs, device: entry.device, ended, ended_blocking, window_note, closed: false })
     }
 
     /// Where it is mounted: absolute, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What a person should know about how it runs, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        vec![self.window_note.clone()]
     }
 
     /// Waits until the mount is gone: unmounted here or by somebody else, or broken. May be

@@ -1,0 +1,237 @@
+//! How fast, in one run on one machine, both ends on it:
+//!
+//! * floor: bare TLS lanes, 4 MiB requests, the bytes hashed as they arrive and thrown away;
+//! * engine: one node fetches a blob from another into its store;
+//! * cold: the blob is read through a mount whose node has to fetch it;
+//! * warm: it is read there again;
+//! * disk: the same bytes are read from a plain file that is in memory.
+//!
+//! `cargo bench --bench transfer`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024) and
+//! BYHASH_BENCH_ROUNDS the number of rounds (3). Prints each round and the medians; the ratios are
+//! what counts.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use byhash::config::{NodeConfig, StateDir};
+use byhash::daemon::Node;
+use byhash::ids::{ContentHash, PeerSpec};
+use byhash::metrics::Metrics;
+use byhash::store::import::{Source, stage};
+use byhash::transfer::BlobSource;
+use byhash::transport::{Acceptor, Admission, Dialer, Identity, Listener, TcpDialer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+const REQUEST_LEN: usize = 4 << 20;
+const SLICE_LEN: usize = 256 << 10;
+const LANES: usize = 4;
+
+fn main() {
+    let mib: usize = setting("BYHASH_BENCH_MIB", 1024);
+    let rounds: usize = setting("BYHASH_BENCH_ROUNDS", 3);
+    let len = mib << 20;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain");
+    std::fs::write(&plain, pseudo_random(len)).unwrap();
+
+    let holder = runtime.block_on(Node::start(&config(&dir.path().join("holder"), Vec::new()))).unwrap();
+    let hash = add(&runtime, &holder, &dir.path().join("holder"), &plain);
+    let peer: PeerSpec = format!("{}@{}", holder.id(), holder.listen_addr()).parse().unwrap();
+    let fuse = Path::new("/dev/fuse").exists();
+
+    let names = ["floor, 1 lane", "floor, 4 lanes", "engine", "cold mount", "warm mount", "disk"];
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
+    for round in 0..rounds {
+        let state = dir.path().join(format!("round-{round}"));
+        let times = [
+            runtime.block_on(floor(1, len)),
+            runtime.block_on(floor(LANES, len)),
+            engine(&runtime, &state.join("engine"), &peer, hash),
+        ];
+        let mut times = times.map(Some).to_vec();
+        if fuse {
+            let mount = Mounted::start(&state, &peer);
+            let file = mount.dir.join("by-hash").join(hash.to_string());
+            times.push(Some(read(&file, len)));
+            times.push(Some(read(&file, len)));
+        } else {
+            times.extend([None, None]);
+        }
+        read(&plain, len);
+        times.push(Some(read(&plain, len)));
+        for ((rate, time), name) in rates.iter_mut().zip(times).zip(names) {
+            if let Some(time) = time {
+                rate.push(len as f64 / 1e6 / time.as_secs_f64());
+                println!("round {round}: {name:<14} {:>7.0} MB/s", rate[rate.len() - 1]);
+            }
+        }
+        std::fs::remove_dir_all(&state).unwrap();
+    }
+    println!("\nmedian of {rounds} rounds, {mib} MiB");
+    let floor = median(&rates[1]);
+    for (name, rates) in names.iter().zip(&rates).filter(|(_, rates)| !rates.is_empty()) {
+        println!(
+            "{name:<14} {:>7.0} MB/s   {:>5.2} of the floor of {LANES} lanes",
+            median(rates),
+            median(rates) / floor
+        );
+    }
+    runtime.block_on(holder.shutdown());
+}
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn pseudo_random(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(b"bench").finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
+    NodeConfig {
+        state: StateDir::new(state),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        peers,
+        allow: Vec::new(),
+        secret_file: None,
+        open: true,
+        cache_size: 64 << 30,
+    }
+}
+
+fn add(runtime: &tokio::runtime::Runtime, node: &Arc<Node>, state: &Path, path: &Path) -> ContentHash {
+    let staged = stage(&StateDir::new(state).cache(), Source::File(path), &|_| {}).unwrap();
+    runtime.block_on(node.adopt(staged.blob().clone())).unwrap();
+    staged.blob().hash
+}
+
+/// Bare lanes between two tasks of this process.
+async fn floor(lanes: usize, len: usize) -> Duration {
+    let identity = Identity::generate().unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    let admission = Admission { open: true, ..Admission::default() };
+    let mut listener =
+        Listener::bind("127.0.0.1:0".parse().unwrap(), &identity, admission, metrics.clone()).await.unwrap();
+    let spec: PeerSpec = format!("{}@{}", identity.peer_id(), listener.local_addr()).parse().unwrap();
+    let server = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        loop {
+            let mut lane = listener.accept().await.unwrap();
+            serving.spawn(async move {
+                let slice = vec![5; SLICE_LEN];
+                while let Ok(len) = lane.read_u64_le().await {
+                    for _ in 0..len as usize / SLICE_LEN {
+                        lane.write_all(&slice).await.unwrap();
+                    }
+                    lane.flush().await.unwrap();
+                }
+            });
+        }
+    });
+    let mut open = Vec::new();
+    for _ in 0..lanes {
+        let dialer = TcpDialer::new(Identity::generate().unwrap(), None, metrics.clone());
+        open.push(dialer.dial(&spec).await.unwrap());
+    }
+    let start = Instant::now();
+    let mut asking = JoinSet::new();
+    for mut lane in open {
+        asking.spawn(async move {
+            let mut slice = vec![0; SLICE_LEN];
+            for _ in 0..len / lanes / REQUEST_LEN {
+                lane.write_u64_le(REQUEST_LEN as u64).await.unwrap();
+                lane.flush().await.unwrap();
+                let mut hasher = blake3::Hasher::new();
+                for _ in 0..REQUEST_LEN / SLICE_LEN {
+                    lane.read_exact(&mut slice).await.unwrap();
+                    hasher.update(&slice);
+                }
+                std::hint::black_box(hasher.finalize());
+            }
+        });
+    }
+    asking.join_all().await;
+    let elapsed = start.elapsed();
+    server.abort();
+    elapsed
+}
+
+/// A fresh node fetches the blob into its store.
+fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash: ContentHash) -> Duration {
+    runtime.block_on(async {
+        let node = Node::start(&config(state, vec![peer.clone()])).await.unwrap();
+        let start = Instant::now();
+        node.engine().fetch(hash, |_, _| {}).await.unwrap();
+        let elapsed = start.elapsed();
+        assert_eq!(node.engine().state(&hash), byhash::transfer::BlobState::Complete);
+        node.shutdown().await;
+        elapsed
+    })
+}
+
+/// A mounted node in a process of its own.
+struct Mounted {
+    dir: PathBuf,
+    child: Child,
+}
+
+impl Mounted {
+    fn start(state: &Path, peer: &PeerSpec) -> Self {
+        let dir = state.join("mount");
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_byhash"))
+            .arg("mount")
+            .arg(&dir)
+            .args(["-f", "--listen", "127.0.0.1:0", "--cache-size", "64GiB", "--peer", &peer.to_string(), "--state"])
+            .arg(state.join("mounted"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.starts_with("ready "), "the mounted node said {ready:?}");
+        Self { dir, child }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let peak = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        if let Some(line) = peak.lines().find(|line| line.starts_with("VmHWM")) {
+            println!("mounted node, peak resident memory: {}", line.trim_start_matches("VmHWM:").trim());
+        }
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a file to its end as `cat` does.
+fn read(path: &Path, len: usize) -> Duration {
+    let mut file = File::open(path).unwrap();
+    let mut buf = vec![0; 128 << 10];
+    let start = Instant::now();
+    let mut total = 0;
+    loop {
+        match file.read(&mut buf).unwrap() {
+            0 => break,
+            n => total += n,
+        }
+    }
+    let elapsed = start.elapsed();
+    assert_eq!(total, len);
+    elapsed
+}
