@@ -17,16 +17,13 @@ use crate::config::NodeConfig;
 use crate::holders::{self, Holders};
 use crate::ids::PeerId;
 use crate::metrics::Metrics;
+use crate::store::Store;
 use crate::store::import::StagedBlob;
-use crate::store::{self, Store};
 use crate::transfer::{BlobSource, Engine, Server};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
 
 /// How long the serving side may take to end at a shutdown, its own drain included.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
-
-/// Bytes that the cache leaves free on its file system, for whoever else writes there.
-const KEEP_FREE: u64 = 256 << 20;
 
 /// A running node.
 pub struct Node {
@@ -54,9 +51,7 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let secret = config.secret_file.as_deref().map(NetworkSecret::load).transpose()?;
         let identity = Identity::load_or_create(&config.state.key())?;
-        let store_config =
-            store::Config { dir: config.state.cache(), capacity: config.cache_size, keep_free: KEEP_FREE };
-        let store = Store::open(store_config, metrics.clone())?;
+        let store = Store::open(config.store(), metrics.clone())?;
         let admission = Admission {
             allow: config.allow.iter().copied().collect::<HashSet<_>>(),
             secret: secret.clone(),
