@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use super::content::{MIB, content, hash_of, hash_of_file};
-use super::node::{Node, Sandbox, asking, eventually, fuse_is_here};
+use super::node::{Node, Sandbox, address_for_later, asking, eventually, fuse_is_here};
 
 /// Many times what is read ahead at once (16 MiB).
 const LEN: usize = 96 * MIB + 99;
@@ -107,13 +107,14 @@ fn a_holder_that_comes_back_is_read_from_again() {
     }
     let sandbox = Sandbox::new();
     let bytes = content(4, LEN);
-    let holder = sandbox.holder("a", &[&bytes]);
+    let (seat, address) = (sandbox.seat("a"), address_for_later());
+    seat.add(&bytes);
+    let holder = seat.serve(["--open", "--listen", &address]);
     let reader = sandbox.reader("b", &[&holder]);
     let file = File::open(reader.file(&hash_of(&bytes))).unwrap();
     let (mut before, mut after) = (vec![0; BEFORE], vec![0; LEN - BEFORE]);
     file.read_exact_at(&mut before, 0).unwrap();
     assert!(before == bytes[..BEFORE]);
-    let address = holder.address().to_owned();
     let holder = holder.crash().serve(["--open", "--listen", &address]);
     // What was read ahead meanwhile may have failed, and that is remembered for a moment.
     eventually("the rest can be read", || file.read_exact_at(&mut after, BEFORE as u64).is_ok());

@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -35,6 +36,14 @@ pub fn program_is_here(program: &str) -> bool {
         eprintln!("what needs {program} is skipped: it is not installed");
     }
     here
+}
+
+/// An address to listen on later, or again. Its IP belongs to this test process, so that no
+/// connection that others make takes the port meanwhile.
+pub fn address_for_later() -> String {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 100 + a % 100, b, c.clamp(1, 254));
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().to_string()
 }
 
 /// Looks again and again whether `done`, for a limited time; for what no event tells.

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::content::{MIB, content, hash_of, hash_of_file, scattered};
-use super::node::{Sandbox, eventually, fuse_is_here, program_is_here, run};
+use super::node::{Sandbox, address_for_later, eventually, fuse_is_here, program_is_here, run};
 
 #[test]
 fn what_one_adds_another_reads_and_serves_to_a_third_when_the_first_is_gone() {
@@ -118,4 +118,25 @@ fn a_blob_that_nobody_had_is_found_once_somebody_has_it() {
     assert_eq!(std::fs::read(b.file(&hash)).unwrap_err().raw_os_error(), Some(libc::ENOENT));
     a.add(b"late");
     eventually("the blob appears", || std::fs::read(b.file(&hash)).is_ok_and(|bytes| bytes == b"late"));
+}
+
+#[test]
+fn nodes_that_know_each_other_read_from_each_other_though_one_comes_later() {
+    if !fuse_is_here("nodes_that_know_each_other_read_from_each_other_though_one_comes_later") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (first, second) = (sandbox.seat("a"), sandbox.seat("b"));
+    let later = address_for_later();
+    let first = first.mount(["--allow", &second.id, "--peer", &format!("{}@{later}", second.id)]);
+    let (of_first, of_second) = (first.add(b"of the first"), second.add(b"of the second"));
+    assert_eq!(std::fs::read(first.file(&of_second)).unwrap_err().raw_os_error(), Some(libc::EHOSTUNREACH));
+    let second = second.mount(["--listen", &later, "--allow", &first.id, "--peer", &first.peer]);
+    assert_eq!(std::fs::read(second.file(&of_first)).unwrap(), b"of the first");
+    eventually("the second has been found", || {
+        std::fs::read(first.file(&of_second)).is_ok_and(|bytes| bytes == b"of the second")
+    });
+    // A question is not passed on in circles.
+    let nobody_has = hash_of(b"of neither");
+    assert_eq!(std::fs::read(first.file(&nobody_has)).unwrap_err().raw_os_error(), Some(libc::ENOENT));
 }
