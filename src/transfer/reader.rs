@@ -33,12 +33,23 @@ impl Reader {
         Self { shared, hash, size, token: Arc::new(()), blob: Mutex::new(None) }
     }
 
-    /// The bytes of `range` if one remembered segment has them all.
+    /// The bytes of `range` if remembered segments have them all.
     fn remembered(&self, range: BlobRange) -> Option<Bytes> {
-        let (first, bytes) = self.shared.recent.get(&self.hash, range.start / GROUP_LEN)?;
-        let at = first * GROUP_LEN;
-        (range.end <= at + bytes.len() as u64)
-            .then(|| bytes.slice((range.start - at) as usize..(range.end - at) as usize))
+        let mut joined: Vec<u8> = Vec::new();
+        let mut start = range.start;
+        while start < range.end {
+            let (first, segment) = self.shared.recent.get(&self.hash, start / GROUP_LEN)?;
+            let at = first * GROUP_LEN;
+            let end = range.end.min(at + segment.len() as u64);
+            let part = (start - at) as usize..(end - at) as usize;
+            if start == range.start && end == range.end {
+                return Some(segment.slice(part));
+            }
+            joined.reserve(range.len() as usize - joined.len());
+            joined.extend_from_slice(&segment[part]);
+            start = end;
+        }
+        Some(Bytes::from(joined))
     }
 
     /// The store's blob, if it has one.
@@ -80,6 +91,10 @@ impl Reader {
 
     /// Reads from the store; `None` if what is there turns out wrong or unreadable.
     async fn read_stored(&self, blob: &Arc<Blob>, range: BlobRange) -> Option<Bytes> {
+        let mut bytes = vec![0; range.len() as usize];
+        if blob.read_at_once(range.start, &mut bytes) {
+            return Some(Bytes::from(bytes));
+        }
         let blob = blob.clone();
         match tokio::task::spawn_blocking(move || blob.read(range)).await {
             Ok(Ok(bytes)) => Some(bytes),

@@ -105,6 +105,7 @@ pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc:
         size,
         blob: None,
         commands,
+        turn: Arc::default(),
         events_sender,
         events,
         sizes_wanted: Vec::new(),
@@ -129,6 +130,8 @@ struct Actor {
     size: Option<u64>,
     blob: Option<Arc<Blob>>,
     commands: mpsc::Receiver<Command>,
+    /// Held by whoever writes to the blob.
+    turn: Arc<tokio::sync::Mutex<()>>,
     events_sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     sizes_wanted: Vec<oneshot::Sender<Result<u64, FetchError>>>,
@@ -255,8 +258,8 @@ impl Actor {
                 let groups = first..first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
                 self.waiters.deliver(first, &bytes);
                 self.ahead.remove(groups.clone());
+                self.landing.insert(groups.clone());
                 if let Some(flight) = self.flights.get_mut(&number) {
-                    self.landing.insert(groups.clone());
                     flight.left.remove(groups);
                     flight.stalled = false;
                     self.candidates.note_progress(flight.peer_index);
@@ -265,8 +268,10 @@ impl Actor {
             }
             Event::Stored(groups) => {
                 self.load_blob();
-                self.landing.remove(groups.clone());
-                self.waiters.stored(&groups);
+                for groups in groups {
+                    self.landing.remove(groups.clone());
+                    self.waiters.stored(&groups);
+                }
             }
             Event::Ended { flight: number, result } => {
                 let Some(flight) = self.flights.remove(&number) else { return };
@@ -310,7 +315,7 @@ impl Actor {
     }
 
     fn is_idle(&self) -> bool {
-        !self.has_demand() && self.ahead.is_empty() && self.flights.is_empty()
+        !self.has_demand() && self.ahead.is_empty() && self.flights.is_empty() && self.landing.is_empty()
     }
 
     /// Forgets what nobody wants any more, and breaks off what was under way for it.
@@ -331,8 +336,6 @@ impl Actor {
         let long = |flight: &Flight| group_total(&flight.left) * GROUP_LEN > DRAIN_LEN;
         for (_, flight) in self.flights.extract_if(|_, flight| long(flight)) {
             self.candidates.note_end(flight.peer_index, None);
-            // Nobody will tell when what had come of it was written.
-            self.landing = RangeSet::new();
         }
     }
 
@@ -356,7 +359,7 @@ impl Actor {
             let ask = Ask { hash: self.hash, groups, size: self.size };
             let number = self.next_flight;
             self.next_flight += 1;
-            let flight = launch(&self.shared, number, index, peer, ask, self.events_sender.clone());
+            let flight = launch(&self.shared, number, index, peer, ask, self.turn.clone(), self.events_sender.clone());
             self.flights.insert(number, flight);
         }
     }
