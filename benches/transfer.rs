@@ -71,7 +71,11 @@ fn main() {
             write(&state.join("scratch"), len);
             let mount = Mounted::start(&state, &peer);
             let file = mount.dir.join("by-hash").join(hash.to_string());
-            times.push(Some(read(&file, len)));
+            let (own, nodes) = (cpu_time(), mount.cpu_time());
+            let cold = read(&file, len);
+            report_cpu("cold, holder and reader", cpu_time() - own, cold, len as u64);
+            report_cpu("cold, mounted node", mount.cpu_time() - nodes, cold, len as u64);
+            times.push(Some(cold));
             times.push(Some(read(&file, len)));
         } else {
             times.extend([None, None]);
@@ -181,7 +185,7 @@ async fn floor(lanes: usize, len: usize) -> Duration {
     }
     asking.join_all().await;
     let elapsed = start.elapsed();
-    report_cpu(&format!("floor, {lanes}"), cpu, elapsed, len as u64);
+    report_cpu(&format!("floor, {lanes}"), cpu_time() - cpu, elapsed, len as u64);
     server.abort();
     elapsed
 }
@@ -193,16 +197,16 @@ fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash
         let (start, cpu) = (Instant::now(), cpu_time());
         node.engine().fetch(hash, |_, _| {}).await.unwrap();
         let elapsed = start.elapsed();
-        report_cpu("engine", cpu, elapsed, node.engine().known_size(&hash).unwrap_or(0));
+        report_cpu("engine", cpu_time() - cpu, elapsed, node.engine().known_size(&hash).unwrap_or(0));
         assert_eq!(node.engine().state(&hash), byhash::transfer::BlobState::Complete);
         node.shutdown().await;
         elapsed
     })
 }
 
-/// Says what processor time both ends took for `len` bytes.
-fn report_cpu(what: &str, before: Duration, elapsed: Duration, len: u64) {
-    let spent = (cpu_time() - before).as_secs_f64();
+/// Says what processor time was `spent` in `elapsed` for `len` bytes.
+fn report_cpu(what: &str, spent: Duration, elapsed: Duration, len: u64) {
+    let spent = spent.as_secs_f64();
     let cores = spent / elapsed.as_secs_f64();
     println!("{what}: {cores:.2} cores busy, {:.2} ns of processor time a byte", spent * 1e9 / len as f64);
 }
@@ -241,6 +245,19 @@ impl Mounted {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert!(ready.starts_with("ready "), "the mounted node said {ready:?}");
         Self { dir, child }
+    }
+}
+
+impl Mounted {
+    /// The processor time that the node has used.
+    fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name in parentheses: user and system time are the 12th and 13th field, in ticks.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        // SAFETY: sysconf has no preconditions.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Duration::from_secs_f64(ticks as f64 / per_second as f64)
     }
 }
 
