@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod hostile;
+pub mod slow;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store};
 use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, Server};
+use byhash::transport::Dialer;
 use byhash::transport::memory::MemoryNetwork;
 use tokio::sync::watch;
 
@@ -46,12 +48,24 @@ impl TestNode {
 
     /// The same with a cache of `capacity` bytes.
     pub fn with_capacity(network: &MemoryNetwork, number: u8, peers: &[u8], capacity: u64) -> Self {
+        let dialer = Arc::new(network.dialer(node_id(number)));
+        Self::with_dialer(network, number, peers, capacity, dialer)
+    }
+
+    /// The same that dials its own way.
+    pub fn with_dialer(
+        network: &MemoryNetwork,
+        number: u8,
+        peers: &[u8],
+        capacity: u64,
+        dialer: Arc<dyn Dialer>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (id, metrics) = (node_id(number), Arc::new(Metrics::default()));
         let config = Config { dir: dir.path().to_owned(), capacity, keep_free: 0 };
         let store = Store::open(config, metrics.clone()).unwrap();
         let specs = peers.iter().map(|peer| MemoryNetwork::spec(node_id(*peer))).collect();
-        let holders = Holders::new(specs, Arc::new(network.dialer(id)), metrics.clone());
+        let holders = Holders::new(specs, dialer, metrics.clone());
         let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(Server::new(store.clone(), metrics.clone()).run(network.listen(id), stopped));
