@@ -26,6 +26,18 @@ const UNIT_LEN: usize = GROUP_LEN as usize;
 
 const _: () = assert!(SEGMENT_LEN.is_multiple_of(UNIT_LEN) && BUDGET_LEN.is_multiple_of(SEGMENT_LEN));
 
+/// Bytes of the budget that a buffer of `len` bytes takes: whole units, and a whole segment from
+/// where a pooled buffer is used.
+pub(super) const fn charge_len(len: usize) -> usize {
+    if len > SEGMENT_LEN / 2 {
+        SEGMENT_LEN
+    } else if len == 0 {
+        UNIT_LEN
+    } else {
+        len.next_multiple_of(UNIT_LEN)
+    }
+}
+
 /// Hands out buffers as long as the budget lasts; waits otherwise.
 #[derive(Debug, Clone)]
 pub struct BufferBudget(Arc<Inner>);
@@ -48,7 +60,7 @@ impl BufferBudget {
     /// content is arbitrary.
     pub async fn buffer(&self, len: usize) -> Buffer {
         assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
-        let units = u32::try_from(len.div_ceil(UNIT_LEN).max(1)).expect("a segment is a few units");
+        let units = u32::try_from(charge_len(len) / UNIT_LEN).expect("a segment is a few units");
         let permit =
             self.0.permits.clone().acquire_many_owned(units).await.expect("the budget's semaphore is never closed");
         self.0.metrics.budget_used_bytes.add(u64::from(units) * UNIT_LEN as u64);
