@@ -104,9 +104,10 @@ impl Shared {
         destination: Option<Destination>,
         left: RangeSet<u64>,
         priority: Priority,
+        unreadable: bool,
     ) -> Result<Filled, FetchError> {
         let (reply, answer) = oneshot::channel();
-        self.command(hash, Command::Want { destination, left, priority, reply }).await;
+        self.command(hash, Command::Want { destination, left, priority, unreadable, reply }).await;
         answer.await.unwrap_or(Err(FetchError::Cancelled))
     }
 
@@ -171,7 +172,7 @@ impl Engine {
             let start = done * crate::verify::GROUP_LEN;
             self.shared.prefetch(hash, size, BlobRange::new(start, start + FETCH_WINDOW_LEN), &token);
             let left = RangeSet::from_iter([done..end]);
-            self.shared.want(hash, None, left, Priority::Prefetch).await?;
+            self.shared.want(hash, None, left, Priority::Prefetch, false).await?;
             done = end;
             progress((done * crate::verify::GROUP_LEN).min(size), size);
         }

@@ -42,6 +42,8 @@ pub struct Ask {
     pub groups: Range<u64>,
     /// The size, if it is proven already. If not, the reply proves it.
     pub size: Option<u64>,
+    /// The kind of lane to use.
+    pub lane: LaneKind,
 }
 
 /// Why an exchange did not bring all that was asked for.
@@ -107,8 +109,7 @@ impl Exchange<'_> {
     /// Carries the exchange out. On success all groups asked for (and the last one, if the size
     /// was unknown) have gone to `sink`. Dropping the future closes the lane.
     pub async fn run(&self, ask: &Ask, sink: &mut impl Sink) -> Result<(), ExchangeError> {
-        let kind = if bytes_asked(ask) <= SMALL_LEN { LaneKind::Small } else { LaneKind::Bulk };
-        let (mut lane, reply, asked_at) = self.request(ask, kind).await?;
+        let (mut lane, reply, asked_at) = self.request(ask).await?;
         self.peer.note_round_trip(asked_at.elapsed());
         match reply {
             Message::Found(found) if found.transfer_id == self.id => {
@@ -132,7 +133,7 @@ impl Exchange<'_> {
 
     /// Sends the request and reads the answer's head. A lane that the holder closed while it lay
     /// idle says nothing about the holder, so the request is put once more.
-    async fn request(&self, ask: &Ask, kind: LaneKind) -> Result<(PooledLane, Message, Instant), ExchangeError> {
+    async fn request(&self, ask: &Ask) -> Result<(PooledLane, Message, Instant), ExchangeError> {
         let request = Message::Request(Request {
             transfer_id: self.id,
             hash: ask.hash,
@@ -143,7 +144,7 @@ impl Exchange<'_> {
         });
         let mut again = true;
         loop {
-            let mut lane = self.peer.lane(kind).await?;
+            let mut lane = self.peer.lane(ask.lane).await?;
             let asked_at = Instant::now();
             let reply = async {
                 self.pending.progress.sent.store(true, Ordering::Relaxed);
@@ -183,11 +184,11 @@ impl Exchange<'_> {
         let proof = Arc::new(Proof::verify(&ask.hash, total_len, &ranges, proof).map_err(wrong)?);
         let content: u64 = ranges.iter().map(|range| bytes_of(total_len, range).len()).sum();
         self.pending.progress.wanted.store(content, Ordering::Relaxed);
-        sink.begin(proof.clone()).await;
+        self.own(sink.begin(proof.clone())).await;
         for range in &ranges {
             for piece in segments(bytes_of(total_len, range)) {
                 let first = piece.start / GROUP_LEN;
-                let mut buffer = self.budget.buffer(piece.len() as usize).await;
+                let mut buffer = self.own(self.budget.buffer(piece.len() as usize)).await;
                 let mut done = 0;
                 while done < buffer.len() {
                     let end = buffer.len().min(done + READ_LEN);
@@ -201,10 +202,18 @@ impl Exchange<'_> {
                     proof.check_groups(first, &[]).map_err(wrong)?;
                 }
                 self.metrics.fetched_bytes.add(buffer.len() as u64);
-                sink.segment(first, buffer.freeze()).await;
+                self.own(sink.segment(first, buffer.freeze())).await;
             }
         }
         Ok(content)
+    }
+
+    /// Waits for something that this node, not the holder, may keep waiting.
+    async fn own<T>(&self, something: impl Future<Output = T>) -> T {
+        self.pending.progress.held_up.store(true, Ordering::Relaxed);
+        let done = something.await;
+        self.pending.progress.held_up.store(false, Ordering::Relaxed);
+        done
     }
 
     /// Fills `buf` from the lane, which may not fall silent.
@@ -224,12 +233,6 @@ impl Exchange<'_> {
         }
         Ok(())
     }
-}
-
-/// The bytes asked for at most, the last group for the size's proof included.
-fn bytes_asked(ask: &Ask) -> u64 {
-    let wanted = (ask.groups.end - ask.groups.start) * GROUP_LEN;
-    if ask.size.is_some() { wanted } else { wanted + GROUP_LEN }
 }
 
 /// Cuts a range at the multiples of [`SEGMENT_LEN`]. An empty range (of the empty blob) is one

@@ -112,7 +112,7 @@ impl Reader {
             if left.is_empty() {
                 return Ok(Bytes::from(destination.bytes));
             }
-            let filled = self.shared.want(self.hash, Some(destination), left, priority).await?;
+            let filled = self.shared.want(self.hash, Some(destination), left, priority, unreadable).await?;
             left = filled.left;
             destination = filled.destination.ok_or(FetchError::Cancelled)?;
             if left.is_empty() {

@@ -47,6 +47,10 @@ pub(super) struct Flight {
     pub changed: Instant,
     /// Nothing came for too long: its groups may be asked of others.
     pub stalled: bool,
+    /// Nobody wanted what was left of it at the last look.
+    pub unwanted: bool,
+    /// Content bytes verified at the last look.
+    pub received: u64,
     pub task: AbortHandle,
 }
 
@@ -108,6 +112,8 @@ pub(super) fn launch(
         seen: (false, 0),
         changed: Instant::now(),
         stalled: false,
+        unwanted: false,
+        received: 0,
         task,
     }
 }
