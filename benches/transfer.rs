@@ -7,8 +7,8 @@
 //! * disk: the same bytes are read from a plain file that is in memory.
 //!
 //! `cargo bench --bench transfer`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024) and
-//! BYHASH_BENCH_ROUNDS the number of rounds (3). Prints each round and the medians; the ratios are
-//! what counts.
+//! BYHASH_BENCH_ROUNDS the number of rounds (3), BYHASH_BENCH_ONLY the part of a row's name that a
+//! row must have to be run. Prints each round and the medians; the ratios are what counts.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -34,6 +34,7 @@ const LANES: usize = 4;
 fn main() {
     let mib: usize = setting("BYHASH_BENCH_MIB", 1024);
     let rounds: usize = setting("BYHASH_BENCH_ROUNDS", 3);
+    let only = std::env::var("BYHASH_BENCH_ONLY").unwrap_or_default();
     let len = mib << 20;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -49,13 +50,15 @@ fn main() {
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
     for round in 0..rounds {
         let state = dir.path().join(format!("round-{round}"));
-        let times = [
-            runtime.block_on(floor(1, len)),
-            runtime.block_on(floor(LANES, len)),
-            engine(&runtime, &state.join("engine"), &peer, hash),
-        ];
-        let mut times = times.map(Some).to_vec();
-        if fuse {
+        std::fs::create_dir(&state).unwrap();
+        let wanted = |row: usize| names[row].contains(&only);
+        let mut times = [
+            wanted(0).then(|| runtime.block_on(floor(1, len))),
+            wanted(1).then(|| runtime.block_on(floor(LANES, len))),
+            wanted(2).then(|| engine(&runtime, &state.join("engine"), &peer, hash)),
+        ]
+        .to_vec();
+        if fuse && (wanted(3) || wanted(4)) {
             let mount = Mounted::start(&state, &peer);
             let file = mount.dir.join("by-hash").join(hash.to_string());
             times.push(Some(read(&file, len)));
@@ -64,7 +67,7 @@ fn main() {
             times.extend([None, None]);
         }
         read(&plain, len);
-        times.push(Some(read(&plain, len)));
+        times.push(wanted(5).then(|| read(&plain, len)));
         for ((rate, time), name) in rates.iter_mut().zip(times).zip(names) {
             if let Some(time) = time {
                 rate.push(len as f64 / 1e6 / time.as_secs_f64());
@@ -74,7 +77,7 @@ fn main() {
         std::fs::remove_dir_all(&state).unwrap();
     }
     println!("\nmedian of {rounds} rounds, {mib} MiB");
-    let floor = median(&rates[1]);
+    let floor = if rates[1].is_empty() { f64::NAN } else { median(&rates[1]) };
     for (name, rates) in names.iter().zip(&rates).filter(|(_, rates)| !rates.is_empty()) {
         println!(
             "{name:<14} {:>7.0} MB/s   {:>5.2} of the floor of {LANES} lanes",
@@ -147,7 +150,7 @@ async fn floor(lanes: usize, len: usize) -> Duration {
         let dialer = TcpDialer::new(Identity::generate().unwrap(), None, metrics.clone());
         open.push(dialer.dial(&spec).await.unwrap());
     }
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_time());
     let mut asking = JoinSet::new();
     for mut lane in open {
         asking.spawn(async move {
@@ -166,6 +169,7 @@ async fn floor(lanes: usize, len: usize) -> Duration {
     }
     asking.join_all().await;
     let elapsed = start.elapsed();
+    report_cpu(&format!("floor, {lanes}"), cpu, elapsed, len as u64);
     server.abort();
     elapsed
 }
@@ -174,13 +178,33 @@ async fn floor(lanes: usize, len: usize) -> Duration {
 fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash: ContentHash) -> Duration {
     runtime.block_on(async {
         let node = Node::start(&config(state, vec![peer.clone()])).await.unwrap();
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_time());
         node.engine().fetch(hash, |_, _| {}).await.unwrap();
         let elapsed = start.elapsed();
+        report_cpu("engine", cpu, elapsed, node.engine().known_size(&hash).unwrap_or(0));
         assert_eq!(node.engine().state(&hash), byhash::transfer::BlobState::Complete);
         node.shutdown().await;
         elapsed
     })
+}
+
+/// Says what processor time both ends took for `len` bytes.
+fn report_cpu(what: &str, before: Duration, elapsed: Duration, len: u64) {
+    let spent = (cpu_time() - before).as_secs_f64();
+    let cores = spent / elapsed.as_secs_f64();
+    println!("{what}: {cores:.2} cores busy, {:.2} ns of processor time a byte", spent * 1e9 / len as f64);
+}
+
+/// The processor time that this process has used.
+fn cpu_time() -> Duration {
+    // SAFETY: all zeroes is a valid rusage, and getrusage fills it in.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let spent = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    spent(usage.ru_utime) + spent(usage.ru_stime)
 }
 
 /// A mounted node in a process of its own.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tokio::net::UnixStream;
 
+use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
 use super::{ControlError, Request, Response, StagedBlob};
 use crate::daemon::status::{NodeStatus, PeerStatus};
@@ -18,6 +19,10 @@ pub struct Client {
 impl Client {
     /// Connects to the node whose control socket is `path`; `None` if no node runs there.
     pub async fn connect(path: &Path) -> Result<Option<Self>, ControlError> {
+        if path.as_os_str().len() > MAX_SOCKET_PATH_LEN {
+            // No node can be there.
+            return Ok(None);
+        }
         match UnixStream::connect(path).await {
             Ok(stream) => Ok(Some(Self { stream })),
             Err(error) => match error.kind() {

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use super::message::Failure;
 
+/// The longest path of a Unix socket, in bytes: `sun_path` has 108, the last is a NUL (unix(7)).
+pub(super) const MAX_SOCKET_PATH_LEN: usize = 107;
+
 /// Why a conversation over the control socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -17,6 +20,9 @@ pub enum ControlError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system limits the length of a socket's path.
+    #[error("{} is too long for the path of a socket ({MAX_SOCKET_PATH_LEN} bytes): use a shorter state directory", .0.display())]
+    PathTooLong(PathBuf),
     /// Another process answers on the socket.
     #[error("another node already answers on {}", path.display())]
     InUse {

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_data, write_end, write_message};
 use super::{ControlError, Failure, FailureKind, Request, Response, StagedBlob};
 use crate::daemon::status::{NodeStatus, PeerStatus};
@@ -64,6 +65,9 @@ impl ControlListener {
     /// Listens at `path`, mode 0600, replacing the file of a dead node. The caller holds the
     /// node's lock, so that no other node binds at the same time. Call it within a runtime.
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        if path.as_os_str().len() > MAX_SOCKET_PATH_LEN {
+            return Err(ControlError::PathTooLong(path.to_owned()));
+        }
         let failed = |source| ControlError::Socket { path: path.to_owned(), what: "made", source };
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Err(ControlError::InUse { path: path.to_owned() }),

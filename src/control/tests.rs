@@ -249,6 +249,16 @@ async fn the_socket_of_a_dead_node_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_path_too_long_for_a_socket_has_no_node_and_gets_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let fitting = error::MAX_SOCKET_PATH_LEN - dir.path().as_os_str().len() - 1;
+    ControlListener::bind(&dir.path().join("x".repeat(fitting))).unwrap();
+    let path = dir.path().join("x".repeat(fitting + 1));
+    assert!(matches!(ControlListener::bind(&path), Err(ControlError::PathTooLong(_))));
+    assert!(Client::connect(&path).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn nonsense_is_answered_or_cut_off_and_the_node_goes_on() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let running = run(FakeNode::default());

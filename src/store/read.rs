@@ -4,8 +4,10 @@
 //! complete blob the groups found right are remembered together with the stamp of the content
 //! file; as long as the file bears it, they are read without hashing.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -22,6 +24,16 @@ use crate::verify::{GROUP_LEN, Proof, VerifyError, bytes_of, group_len, groups_o
 
 /// Groups that [`Blob::check`] reads at a time (1 MiB).
 const CHECK_GROUPS: u64 = 64;
+
+/// Fills `buf` from what the kernel has of the file in memory; false if that is not all.
+fn read_cached(file: &File, start: u64, buf: &mut [u8]) -> bool {
+    let Ok(offset) = i64::try_from(start) else { return false };
+    let part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: the one part lies within `buf`, which is borrowed mutably for the call, and the
+    // descriptor is open while `file` is borrowed.
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset, libc::RWF_NOWAIT) };
+    usize::try_from(read).is_ok_and(|read| read == buf.len())
+}
 
 impl Blob {
     /// Reads the bytes of `range` (clipped to the size), all of them verified. The memory it takes
@@ -53,9 +65,15 @@ impl Blob {
         Ok(bytes.slice(skip..skip + range.len() as usize))
     }
 
-    /// Reads whole groups for a peer, verified like all that is read.
-    pub fn read_groups(self: &Arc<Self>, groups: Range<u64>) -> Result<Bytes, StoreError> {
-        self.read(bytes_of(self.size(), &groups))
+    /// Fills `buf` from byte `start` on if that takes neither the disk nor hashing: the groups were
+    /// found right before and the kernel has them in memory. False otherwise; [`Blob::read`] then
+    /// does what it takes. May be called where blocking is not allowed.
+    pub fn read_at_once(self: &Arc<Self>, start: u64, buf: &mut [u8]) -> bool {
+        let groups = groups_of(self.size(), BlobRange::new(start, start.saturating_add(buf.len() as u64)));
+        let Some(stamp) = self.stamp_of_checked(&groups) else { return false };
+        let Some(files) = self.state().files.clone() else { return false };
+        self.touch_sometimes();
+        read_cached(&files.content, start, buf) && files.stamp().is_ok_and(|now| now == stamp)
     }
 
     /// Checks `groups`, which must be held, against the hash, as reading them would; groups found

@@ -190,22 +190,44 @@ impl Exchange<'_> {
                 let first = piece.start / GROUP_LEN;
                 let mut buffer = self.own(self.budget.buffer(piece.len() as usize)).await;
                 let mut done = 0;
-                while done < buffer.len() {
-                    let end = buffer.len().min(done + READ_LEN);
-                    self.read(lane, &mut buffer[done..end]).await?;
-                    let group = first + done as u64 / GROUP_LEN;
-                    proof.check_groups(group, &buffer[done..end]).map_err(wrong)?;
-                    self.pending.progress.received.fetch_add((end - done) as u64, Ordering::Relaxed);
-                    done = end;
+                let filled = self.fill(lane, &proof, first, &mut buffer, &mut done).await;
+                self.metrics.fetched_bytes.add(done as u64);
+                if filled.is_err() && done > 0 {
+                    // What came before the failure is as good as the rest.
+                    buffer.truncate(done);
+                    self.own(sink.segment(first, buffer.freeze())).await;
+                    return filled.map(|()| content);
                 }
-                if buffer.is_empty() {
-                    proof.check_groups(first, &[]).map_err(wrong)?;
-                }
-                self.metrics.fetched_bytes.add(buffer.len() as u64);
+                filled?;
                 self.own(sink.segment(first, buffer.freeze())).await;
             }
         }
         Ok(content)
+    }
+
+    /// Fills `buffer` with the groups from `first` on, checking them as they come. The first `done`
+    /// bytes are whole groups and right, whatever it returns.
+    async fn fill(
+        &self,
+        lane: &mut BoxLane,
+        proof: &Proof,
+        first: u64,
+        buffer: &mut [u8],
+        done: &mut usize,
+    ) -> Result<(), ExchangeError> {
+        let wrong = |error: crate::verify::VerifyError| ExchangeError::WrongBytes(error.to_string());
+        while *done < buffer.len() {
+            let end = buffer.len().min(*done + READ_LEN);
+            self.read(lane, &mut buffer[*done..end]).await?;
+            let group = first + *done as u64 / GROUP_LEN;
+            proof.check_groups(group, &buffer[*done..end]).map_err(wrong)?;
+            self.pending.progress.received.fetch_add((end - *done) as u64, Ordering::Relaxed);
+            *done = end;
+        }
+        if buffer.is_empty() {
+            proof.check_groups(first, &[]).map_err(wrong)?;
+        }
+        Ok(())
     }
 
     /// Waits for something that this node, not the holder, may keep waiting.

@@ -13,8 +13,8 @@ use crate::ids::{BlobRange, ContentHash};
 use crate::store::Blob;
 use crate::verify::{GROUP_LEN, bytes_of, groups_of};
 
-/// How often one read goes back to the store and the peers. Each round but the first follows a
-/// change in the store (groups that arrived or proved corrupt), so few are ever needed.
+/// How often in a row one read goes back to the store and the peers without a byte more. Each such
+/// round follows a change in the store (groups that went or proved corrupt), so few are ever needed.
 const MAX_ROUNDS: u32 = 16;
 
 /// A reader of one blob.
@@ -33,12 +33,23 @@ impl Reader {
         Self { shared, hash, size, token: Arc::new(()), blob: Mutex::new(None) }
     }
 
-    /// The bytes of `range` if one remembered segment has them all.
+    /// The bytes of `range` if remembered segments have them all.
     fn remembered(&self, range: BlobRange) -> Option<Bytes> {
-        let (first, bytes) = self.shared.recent.get(&self.hash, range.start / GROUP_LEN)?;
-        let at = first * GROUP_LEN;
-        (range.end <= at + bytes.len() as u64)
-            .then(|| bytes.slice((range.start - at) as usize..(range.end - at) as usize))
+        let mut joined: Vec<u8> = Vec::new();
+        let mut start = range.start;
+        while start < range.end {
+            let (first, segment) = self.shared.recent.get(&self.hash, start / GROUP_LEN)?;
+            let at = first * GROUP_LEN;
+            let end = range.end.min(at + segment.len() as u64);
+            let part = (start - at) as usize..(end - at) as usize;
+            if start == range.start && end == range.end {
+                return Some(segment.slice(part));
+            }
+            joined.reserve(range.len() as usize - joined.len());
+            joined.extend_from_slice(&segment[part]);
+            start = end;
+        }
+        Some(Bytes::from(joined))
     }
 
     /// The store's blob, if it has one.
@@ -50,8 +61,8 @@ impl Reader {
         blob.clone()
     }
 
-    /// Fills in what memory and the store have of `left`.
-    async fn fill(&self, destination: &mut Destination, left: &mut RangeSet<u64>) {
+    /// Fills in what memory and the store have of `left`. True if the store could not read what it has.
+    async fn fill(&self, destination: &mut Destination, left: &mut RangeSet<u64>) -> bool {
         for groups in left.clone().iter() {
             let mut group = groups.start;
             while group < groups.end {
@@ -65,21 +76,31 @@ impl Reader {
                 group = end;
             }
         }
-        let Some(blob) = self.blob() else { return };
+        let Some(blob) = self.blob() else { return false };
+        let mut unreadable = false;
         for groups in left.clone().iter() {
             let missing: RangeSet<u64> = blob.missing(groups.clone()).into_iter().collect();
             for held in missing.gaps(groups) {
                 let range = bytes_of(self.size, &held);
-                if let Some(bytes) = self.read_stored(&blob, range).await {
-                    destination.copy_from(range.start, &bytes);
-                    left.remove(held);
+                match self.read_stored(&blob, range).await {
+                    Some(bytes) => {
+                        destination.copy_from(range.start, &bytes);
+                        left.remove(held);
+                    }
+                    // Damaged groups are no longer held; what is, cannot be read.
+                    None => unreadable |= blob.has(held),
                 }
             }
         }
+        unreadable
     }
 
     /// Reads from the store; `None` if what is there turns out wrong or unreadable.
     async fn read_stored(&self, blob: &Arc<Blob>, range: BlobRange) -> Option<Bytes> {
+        let mut bytes = vec![0; range.len() as usize];
+        if blob.read_at_once(range.start, &mut bytes) {
+            return Some(Bytes::from(bytes));
+        }
         let blob = blob.clone();
         match tokio::task::spawn_blocking(move || blob.read(range)).await {
             Ok(Ok(bytes)) => Some(bytes),
@@ -107,11 +128,15 @@ impl Reader {
         }
         let mut destination = Destination::new(range);
         let mut left = RangeSet::from_iter([groups]);
-        for _ in 0..MAX_ROUNDS {
-            self.fill(&mut destination, &mut left).await;
+        let (mut rounds, mut least) = (0, u64::MAX);
+        while rounds < MAX_ROUNDS {
+            let unreadable = self.fill(&mut destination, &mut left).await;
             if left.is_empty() {
                 return Ok(Bytes::from(destination.bytes));
             }
+            let now = left.iter().map(|groups| groups.end - groups.start).sum();
+            rounds = if now < least { 0 } else { rounds + 1 };
+            least = now;
             let filled = self.shared.want(self.hash, Some(destination), left, priority, unreadable).await?;
             left = filled.left;
             destination = filled.destination.ok_or(FetchError::Cancelled)?;

@@ -76,6 +76,7 @@ pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc:
         size,
         blob: None,
         commands,
+        turn: Arc::default(),
         events_sender,
         events,
         drained: false,
@@ -100,6 +101,8 @@ pub(super) struct Actor {
     pub(super) size: Option<u64>,
     blob: Option<Arc<Blob>>,
     commands: mpsc::Receiver<Command>,
+    /// Held by whoever writes to the blob.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) events_sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     /// No command will come any more.
@@ -240,8 +243,8 @@ impl Actor {
                 let groups = first..first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
                 self.waiters.deliver(first, &bytes);
                 self.ahead.remove(groups.clone());
+                self.landing.insert(groups.clone());
                 if let Some(flight) = self.flights.get_mut(&number) {
-                    self.landing.insert(groups.clone());
                     flight.left.remove(groups);
                     flight.stalled = false;
                     self.candidates.note_progress(flight.peer_index);
@@ -250,8 +253,10 @@ impl Actor {
             }
             Event::Stored(groups) => {
                 self.load_blob();
-                self.landing.remove(groups.clone());
-                self.waiters.stored(&groups);
+                for groups in groups {
+                    self.landing.remove(groups.clone());
+                    self.waiters.stored(&groups);
+                }
             }
             Event::Ended { flight: number, result } => {
                 let Some(flight) = self.flights.remove(&number) else { return };
@@ -299,7 +304,7 @@ impl Actor {
     }
 
     fn is_idle(&self) -> bool {
-        !self.has_demand() && self.ahead.is_empty() && self.flights.is_empty()
+        !self.has_demand() && self.ahead.is_empty() && self.flights.is_empty() && self.landing.is_empty()
     }
 
     /// Forgets what nobody wants any more, and breaks off what was under way for it.
@@ -319,8 +324,6 @@ impl Actor {
     fn break_off(&mut self) {
         for (_, flight) in self.flights.extract_if(|_, flight| is_long(flight)) {
             self.candidates.note_end(flight.peer_index, None, &flight.left);
-            // Nobody will tell when what had come of it was written.
-            self.landing = RangeSet::new();
         }
     }
 }

@@ -4,18 +4,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::waiters::slice_of_groups;
 use crate::holders::Peer;
-use crate::ids::TransferId;
-use crate::store::Blob;
+use crate::ids::{ContentHash, TransferId};
+use crate::transfer::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
 use crate::transfer::pending::Progress;
 use crate::verify::{GROUP_LEN, Proof, group_count};
+
+/// Bytes that are written in one go: handing work to another thread costs as much as writing a
+/// segment or two.
+const WRITE_LEN: usize = 4 * SEGMENT_LEN;
 
 /// Writes of one exchange under way at the same time: one to be filled while one is written.
 const MAX_WRITES: usize = 2;
@@ -28,8 +32,8 @@ pub(super) enum Event {
     /// Verified whole groups from `first` on have come with `flight`.
     Segment { flight: u64, first: u64, bytes: Bytes },
     /// These groups are in the store, or could not be written and never will be.
-    Stored(Range<u64>),
-    /// `flight` is over, all its writes included.
+    Stored(Vec<Range<u64>>),
+    /// `flight` is over. News of its writes may still come.
     Ended { flight: u64, result: Result<(), ExchangeError> },
 }
 
@@ -68,6 +72,7 @@ pub(super) fn launch(
     peer_index: usize,
     peer: Arc<Peer>,
     ask: Ask,
+    turn: Arc<Mutex<()>>,
     events: mpsc::Sender<Event>,
 ) -> Flight {
     let id = TransferId::next();
@@ -86,20 +91,20 @@ pub(super) fn launch(
         let mut delivery = Delivery {
             shared: shared.clone(),
             number,
+            hash: ask.hash,
             size_known: ask.size.is_some(),
             held_back: Vec::new(),
             proof: None,
-            blob: BlobChoice::Unasked,
-            writes: JoinSet::new(),
+            unwritten: Vec::new(),
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            turn,
             events: events.clone(),
-            ask: ask.clone(),
         };
         let result = exchange.run(&ask, &mut delivery).await;
         if result.is_err() {
             shared.metrics.exchanges_failed.inc();
         }
-        delivery.finish().await;
-        drop(pending);
+        drop((delivery, pending));
         let _ = events.send(Event::Ended { flight: number, result }).await;
     })
     .abort_handle();
@@ -118,25 +123,21 @@ pub(super) fn launch(
     }
 }
 
-/// Where the exchange's content is written.
-enum BlobChoice {
-    Unasked,
-    /// The store has no room or failed: memory only.
-    Nowhere,
-    Store(Arc<Blob>),
-}
-
 /// Passes verified bytes on as they come.
 struct Delivery {
     shared: Arc<Shared>,
     number: u64,
-    ask: Ask,
+    hash: ContentHash,
     /// False until the size is proven; content is held back until then.
     size_known: bool,
     held_back: Vec<(u64, Bytes)>,
     proof: Option<Arc<Proof>>,
-    blob: BlobChoice,
-    writes: JoinSet<()>,
+    /// What has been passed on and is to be written with the next go.
+    unwritten: Vec<(u64, Bytes)>,
+    /// Bounds the writes under way.
+    writes: Arc<Semaphore>,
+    /// Held by whoever writes to the blob.
+    turn: Arc<Mutex<()>>,
     events: mpsc::Sender<Event>,
 }
 
@@ -146,20 +147,18 @@ impl Sink for Delivery {
     }
 
     async fn segment(&mut self, first: u64, bytes: Bytes) {
-        let Some(proof) = self.proof.clone() else { return };
-        let size = proof.size();
-        if !self.size_known {
-            let last = slice_end(first, &bytes) == group_count(size);
-            self.held_back.push((first, bytes));
-            if last {
-                self.size_known = true;
-                let _ = self.events.send(Event::Size(size)).await;
-                for (first, bytes) in std::mem::take(&mut self.held_back) {
-                    self.pass_on(first, bytes, &proof).await;
-                }
+        let Some(size) = self.proof.as_ref().map(|proof| proof.size()) else { return };
+        if self.size_known {
+            return self.pass_on(first, bytes).await;
+        }
+        let last = slice_end(first, &bytes) == group_count(size);
+        self.held_back.push((first, bytes));
+        if last {
+            self.size_known = true;
+            let _ = self.events.send(Event::Size(size)).await;
+            for (first, bytes) in std::mem::take(&mut self.held_back) {
+                self.pass_on(first, bytes).await;
             }
-        } else {
-            self.pass_on(first, bytes, &proof).await;
         }
     }
 }
@@ -170,60 +169,59 @@ fn slice_end(first: u64, bytes: &[u8]) -> u64 {
 }
 
 impl Delivery {
-    /// Hands verified bytes to those who wait and to the store. Waits while writes pile up.
-    async fn pass_on(&mut self, first: u64, bytes: Bytes, proof: &Arc<Proof>) {
-        let groups = first..slice_end(first, &bytes);
-        self.shared.recent.insert(self.ask.hash, first, bytes.clone());
-        let _ = self.events.send(Event::Segment { flight: self.number, first, bytes: bytes.clone() }).await;
-        if matches!(self.blob, BlobChoice::Unasked) {
-            self.blob = self.choose_blob(proof.size()).await;
+    /// Hands verified bytes to those who wait, and to the store when enough have come together.
+    async fn pass_on(&mut self, first: u64, bytes: Bytes) {
+        self.shared.recent.insert(self.hash, first, bytes.clone());
+        let event = Event::Segment { flight: self.number, first, bytes: bytes.clone() };
+        // From here on the fetch task waits for news of the write: `drop` sees to it that there is one.
+        self.unwritten.push((first, bytes));
+        let _ = self.events.send(event).await;
+        // Else all of the budget might lie with exchanges that wait for more of it.
+        let scarce = self.shared.budget.available() < BUDGET_LEN / 2;
+        if scarce || self.unwritten.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= WRITE_LEN {
+            let permit = self.writes.clone().acquire_owned().await.ok();
+            self.start_write(permit);
         }
-        let BlobChoice::Store(blob) = &self.blob else {
-            let _ = self.events.send(Event::Stored(groups)).await;
-            return;
-        };
-        while self.writes.len() >= MAX_WRITES {
-            self.writes.join_next().await;
-        }
-        let (blob, proof, shared) = (blob.clone(), proof.clone(), self.shared.clone());
-        let events = self.events.clone();
-        let write = tokio::task::spawn_blocking(move || write(&shared, &blob, first, &bytes, &proof));
-        self.writes.spawn(async move {
-            let _ = write.await;
+    }
+
+    /// Starts writing what has been passed on. It goes on by itself.
+    fn start_write(&mut self, permit: Option<OwnedSemaphorePermit>) {
+        let segments = std::mem::take(&mut self.unwritten);
+        let Some(proof) = self.proof.clone().filter(|_| !segments.is_empty()) else { return };
+        let (shared, hash) = (self.shared.clone(), self.hash);
+        let (turn, events) = (self.turn.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let groups = segments.iter().map(|(first, bytes)| *first..slice_end(*first, bytes)).collect();
+            // Writers of one file would only spin for its lock.
+            let turn = turn.lock().await;
+            let _ = tokio::task::spawn_blocking(move || write(&shared, hash, &segments, &proof)).await;
+            drop((turn, permit));
             let _ = events.send(Event::Stored(groups)).await;
         });
     }
+}
 
-    async fn choose_blob(&self, size: u64) -> BlobChoice {
-        let (shared, hash) = (self.shared.clone(), self.ask.hash);
-        let created = tokio::task::spawn_blocking(move || shared.store.create_partial(hash, size)).await;
-        match created {
-            Ok(Ok(blob)) => BlobChoice::Store(blob),
-            Ok(Err(error)) => {
-                self.shared.note_store_failure(&error);
-                BlobChoice::Nowhere
-            }
-            Err(_) => BlobChoice::Nowhere,
-        }
-    }
-
-    /// Waits for the writes under way.
-    async fn finish(&mut self) {
-        while self.writes.join_next().await.is_some() {}
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.start_write(None);
     }
 }
 
-/// Writes those of the groups that the blob has not got.
-fn write(shared: &Shared, blob: &Arc<Blob>, first: u64, bytes: &Bytes, proof: &Proof) {
-    let was_complete = blob.is_complete();
-    for missing in blob.missing(first..slice_end(first, bytes)) {
-        let part = &bytes[slice_of_groups(blob.size(), first, &missing)];
-        if let Err(error) = blob.write(missing.start, part, proof) {
-            shared.note_store_failure(&error);
-            return;
+/// Writes those of the groups that the store has not got.
+fn write(shared: &Shared, hash: ContentHash, segments: &[(u64, Bytes)], proof: &Proof) {
+    let written = shared.store.create_partial(hash, proof.size()).and_then(|blob| {
+        let was_complete = blob.is_complete();
+        for (first, bytes) in segments {
+            for missing in blob.missing(*first..slice_end(*first, bytes)) {
+                let part = &bytes[slice_of_groups(blob.size(), *first, &missing)];
+                blob.write(missing.start, part, proof)?;
+            }
         }
-    }
-    if !was_complete && blob.is_complete() {
-        shared.metrics.fetched_blobs.inc();
+        Ok(!was_complete && blob.is_complete())
+    });
+    match written {
+        Ok(true) => shared.metrics.fetched_blobs.inc(),
+        Ok(false) => {}
+        Err(error) => shared.note_store_failure(&error),
     }
 }

@@ -94,8 +94,8 @@ impl Actor {
         }
     }
 
-    /// Breaks off exchanges of which much is still to come, if nobody wanted any of it at two
-    /// looks in a row: another holder was faster, or the reader went elsewhere.
+    /// Breaks off exchanges that make no progress or of which much is still to come, if nobody wanted
+    /// any of it at two looks in a row: another holder was faster, or the reader went elsewhere.
     fn break_off_unwanted(&mut self) {
         if self.size.is_none() {
             return;
@@ -106,12 +106,10 @@ impl Actor {
         };
         let ended = self.flights.extract_if(|_, flight| {
             let was_unwanted = std::mem::replace(&mut flight.unwanted, !is_wanted(&flight.left));
-            was_unwanted && flight.unwanted && is_long(flight)
+            was_unwanted && flight.unwanted && (flight.stalled || is_long(flight))
         });
         for (_, flight) in ended {
             self.candidates.note_end(flight.peer_index, None, &flight.left);
-            // Nobody will tell when what had come of it was written.
-            self.landing = RangeSet::new();
         }
     }
 

@@ -73,7 +73,7 @@ impl Actor {
             moving += 1;
             let number = self.next_flight;
             self.next_flight += 1;
-            let flight = launch(&self.shared, number, index, peer, ask, self.events_sender.clone());
+            let flight = launch(&self.shared, number, index, peer, ask, self.turn.clone(), self.events_sender.clone());
             self.flights.insert(number, flight);
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{SEND_DEADLINE, ServeError, Server, send};
@@ -47,13 +46,17 @@ impl Server {
         head.extend_from_slice(&reply.proof);
         self.write(lane, &head).await?;
         self.write(lane, &reply.first).await?;
-        let mut rest = reply.rest.into_iter();
-        let mut next = rest.next().map(|piece| read(&reply.blob, piece));
-        while let Some(reading) = next {
-            let bytes = reading.await.map_err(|error| ServeError::Store(error.to_string()))?;
-            let bytes = bytes.map_err(|error| ServeError::Store(error.to_string()))?;
-            next = rest.next().map(|piece| read(&reply.blob, piece));
-            self.write(lane, &bytes).await?;
+        let mut buffer = Vec::new();
+        for piece in reply.rest {
+            buffer.resize(piece.len() as usize, 0);
+            if reply.blob.read_at_once(piece.start, &mut buffer) {
+                self.write(lane, &buffer).await?;
+                continue;
+            }
+            let blob = reply.blob.clone();
+            let read = tokio::task::spawn_blocking(move || blob.read(piece)).await;
+            let bytes = read.map_err(|error| ServeError::Store(error.to_string()))?;
+            self.write(lane, &bytes.map_err(|error| ServeError::Store(error.to_string()))?).await?;
         }
         timeout(SEND_DEADLINE, lane.flush())
             .await
@@ -102,11 +105,6 @@ fn prepare(blob: Result<Option<Arc<Blob>>, StoreError>, request: &Request) -> Re
             Ok(None)
         }
     }
-}
-
-fn read(blob: &Arc<Blob>, piece: BlobRange) -> JoinHandle<Result<Bytes, StoreError>> {
-    let blob = blob.clone();
-    tokio::task::spawn_blocking(move || blob.read(piece))
 }
 
 /// What is said of a blob of which this node has a part, and takes the ranges named off `room`.
