@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use byhash::holders::Holders;
-use byhash::ids::{BlobRange, ContentHash, PeerId};
+use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store};
 use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, Server};
-use byhash::transport::Dialer;
-use byhash::transport::memory::MemoryNetwork;
+use byhash::transport::memory::{MemoryDialer, MemoryNetwork};
+use byhash::transport::{BoxLane, Dialer, write_message};
+use byhash::wire::{GROUP_LEN, Message, Request};
 use tokio::sync::watch;
 
 /// Bytes that no compressor or accident makes: the output of BLAKE3 for `seed`.
@@ -27,6 +28,15 @@ pub fn content(seed: u64, len: usize) -> Vec<u8> {
 /// The id of the node with this number.
 pub fn node_id(number: u8) -> PeerId {
     PeerId::from_bytes([number; 32])
+}
+
+/// Asks for the first `len` bytes of a blob over a new lane, and leaves the answer there.
+pub async fn ask_and_take_nothing(dialer: &MemoryDialer, holder: PeerId, hash: ContentHash, len: u64) -> BoxLane {
+    let mut lane = dialer.dial(&MemoryNetwork::spec(holder)).await.unwrap();
+    let (transfer_id, len) = (TransferId::next(), len.next_multiple_of(GROUP_LEN));
+    let request = Request { transfer_id, hash, start: 0, len, weight: 1, prove_size: false };
+    write_message(&mut lane, &Message::Request(request)).await.unwrap();
+    lane
 }
 
 /// A node of a memory network, with a store of its own.

@@ -102,7 +102,8 @@ impl Actor {
         }
         let (waiters, ahead) = (&self.waiters, &self.ahead);
         let is_wanted = |left: &RangeSet<u64>| {
-            left.iter().any(|groups| ahead.overlaps(groups) || waiters.iter().any(|waiter| waiter.left.overlaps(groups)))
+            left.iter()
+                .any(|groups| ahead.overlaps(groups) || waiters.iter().any(|waiter| waiter.left.overlaps(groups)))
         };
         let ended = self.flights.extract_if(|_, flight| {
             let was_unwanted = std::mem::replace(&mut flight.unwanted, !is_wanted(&flight.left));
