@@ -4,7 +4,12 @@
 //! * engine: one node fetches a blob from another into its store;
 //! * cold: the blob is read through a mount whose node has to fetch it;
 //! * warm: it is read there again;
-//! * disk: the same bytes are read from a plain file that is in memory.
+//! * disk: the same bytes are read from a plain file that is in memory;
+//! * write: the same bytes are written to a plain file, as the store has to.
+//!
+//! Before each part that writes, a file of the same size is written and removed: in a virtual
+//! machine, memory that nobody has touched for a while is far slower to write to than the rest,
+//! which would measure the host.
 //!
 //! `cargo bench --bench transfer`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024) and
 //! BYHASH_BENCH_ROUNDS the number of rounds (3), BYHASH_BENCH_ONLY the part of a row's name that a
@@ -12,6 +17,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -46,7 +52,7 @@ fn main() {
     let peer: PeerSpec = format!("{}@{}", holder.id(), holder.listen_addr()).parse().unwrap();
     let fuse = Path::new("/dev/fuse").exists();
 
-    let names = ["floor, 1 lane", "floor, 4 lanes", "engine", "cold mount", "warm mount", "disk"];
+    let names = ["floor, 1 lane", "floor, 4 lanes", "engine", "cold mount", "warm mount", "disk", "write"];
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
     for round in 0..rounds {
         let state = dir.path().join(format!("round-{round}"));
@@ -55,19 +61,29 @@ fn main() {
         let mut times = [
             wanted(0).then(|| runtime.block_on(floor(1, len))),
             wanted(1).then(|| runtime.block_on(floor(LANES, len))),
-            wanted(2).then(|| engine(&runtime, &state.join("engine"), &peer, hash)),
+            wanted(2).then(|| {
+                write(&state.join("scratch"), len);
+                engine(&runtime, &state.join("engine"), &peer, hash)
+            }),
         ]
         .to_vec();
         if fuse && (wanted(3) || wanted(4)) {
+            write(&state.join("scratch"), len);
             let mount = Mounted::start(&state, &peer);
             let file = mount.dir.join("by-hash").join(hash.to_string());
-            times.push(Some(read(&file, len)));
+            let (own, nodes) = (cpu_time(), mount.cpu_time());
+            let cold = read(&file, len);
+            report_cpu("cold, holder and reader", cpu_time() - own, cold, len as u64);
+            report_cpu("cold, mounted node", mount.cpu_time() - nodes, cold, len as u64);
+            times.push(Some(cold));
             times.push(Some(read(&file, len)));
         } else {
             times.extend([None, None]);
         }
         read(&plain, len);
         times.push(wanted(5).then(|| read(&plain, len)));
+        write(&state.join("scratch"), len);
+        times.push(wanted(6).then(|| write(&state.join("scratch"), len)));
         for ((rate, time), name) in rates.iter_mut().zip(times).zip(names) {
             if let Some(time) = time {
                 rate.push(len as f64 / 1e6 / time.as_secs_f64());
@@ -169,7 +185,7 @@ async fn floor(lanes: usize, len: usize) -> Duration {
     }
     asking.join_all().await;
     let elapsed = start.elapsed();
-    report_cpu(&format!("floor, {lanes}"), cpu, elapsed, len as u64);
+    report_cpu(&format!("floor, {lanes}"), cpu_time() - cpu, elapsed, len as u64);
     server.abort();
     elapsed
 }
@@ -181,16 +197,16 @@ fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash
         let (start, cpu) = (Instant::now(), cpu_time());
         node.engine().fetch(hash, |_, _| {}).await.unwrap();
         let elapsed = start.elapsed();
-        report_cpu("engine", cpu, elapsed, node.engine().known_size(&hash).unwrap_or(0));
+        report_cpu("engine", cpu_time() - cpu, elapsed, node.engine().known_size(&hash).unwrap_or(0));
         assert_eq!(node.engine().state(&hash), byhash::transfer::BlobState::Complete);
         node.shutdown().await;
         elapsed
     })
 }
 
-/// Says what processor time both ends took for `len` bytes.
-fn report_cpu(what: &str, before: Duration, elapsed: Duration, len: u64) {
-    let spent = (cpu_time() - before).as_secs_f64();
+/// Says what processor time was `spent` in `elapsed` for `len` bytes.
+fn report_cpu(what: &str, spent: Duration, elapsed: Duration, len: u64) {
+    let spent = spent.as_secs_f64();
     let cores = spent / elapsed.as_secs_f64();
     println!("{what}: {cores:.2} cores busy, {:.2} ns of processor time a byte", spent * 1e9 / len as f64);
 }
@@ -232,6 +248,19 @@ impl Mounted {
     }
 }
 
+impl Mounted {
+    /// The processor time that the node has used.
+    fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name in parentheses: user and system time are the 12th and 13th field, in ticks.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        // SAFETY: sysconf has no preconditions.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Duration::from_secs_f64(ticks as f64 / per_second as f64)
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         let peak = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
@@ -241,6 +270,19 @@ impl Drop for Mounted {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
+}
+
+/// Writes a file a segment at a time, and removes it.
+fn write(path: &Path, len: usize) -> Duration {
+    let file = File::create(path).unwrap();
+    let slice = vec![5; SLICE_LEN];
+    let start = Instant::now();
+    for at in (0..len).step_by(SLICE_LEN) {
+        file.write_all_at(&slice, at as u64).unwrap();
+    }
+    let elapsed = start.elapsed();
+    std::fs::remove_file(path).unwrap();
+    elapsed
 }
 
 /// Reads a file to its end as `cat` does.

@@ -156,10 +156,10 @@ impl Node {
         let _ = self.shutdown.send(true);
         let tasks = std::mem::take(&mut *self.tasks.lock());
         let mut tasks = tasks.into_iter();
-        if let Some(mut server) = tasks.next() {
-            if timeout(SHUTDOWN_DEADLINE, &mut server).await.is_err() {
-                server.abort();
-            }
+        if let Some(mut server) = tasks.next()
+            && timeout(SHUTDOWN_DEADLINE, &mut server).await.is_err()
+        {
+            server.abort();
         }
         tasks.for_each(|task| task.abort());
         let store = self.store.clone();

@@ -17,6 +17,15 @@ pub(super) const FAILURE_MEMORY: Duration = Duration::from_secs(1);
 /// of one file in flight. The oldest gives way.
 const MAX_FAILURES: usize = 64;
 
+/// What is remembered about a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Why it failed.
+    pub error: FetchError,
+    /// A longer range failed, of which this one may be a part that is at hand.
+    pub of_more: bool,
+}
+
 /// The ranges of one open file that failed within the last [`FAILURE_MEMORY`].
 #[derive(Default)]
 pub(super) struct Failures {
@@ -33,11 +42,21 @@ impl Failures {
         self.recent.push_back((now, range, error));
     }
 
-    /// The remembered failure of any byte of `range`.
-    pub fn of(&mut self, range: BlobRange, now: Instant) -> Option<FetchError> {
+    /// The remembered failure of any byte of `range`; of several, the one of the shortest range,
+    /// which says most.
+    pub fn of(&mut self, range: BlobRange, now: Instant) -> Option<Failure> {
         self.expire(now);
         let overlaps = |failed: &BlobRange| failed.start < range.end && range.start < failed.end;
-        self.recent.iter().find(|(_, failed, _)| overlaps(failed)).map(|(_, _, error)| error.clone())
+        let failed = self.recent.iter().filter(|(_, failed, _)| overlaps(failed));
+        let (_, failed, error) = failed.min_by_key(|(_, failed, _)| failed.len())?;
+        Some(Failure { error: error.clone(), of_more: failed.len() > range.len() })
+    }
+
+    /// Does not count `waited`, which ended `now`, as time that has passed since the failures.
+    pub fn discount(&mut self, waited: Duration, now: Instant) {
+        for (then, ..) in &mut self.recent {
+            *then = now.min(*then + waited);
+        }
     }
 
     fn expire(&mut self, now: Instant) {
@@ -56,10 +75,26 @@ mod tests {
         let (mut failures, start) = (Failures::default(), Instant::now());
         failures.note(BlobRange::new(100, 200), FetchError::TimedOut, start);
         let just_before = start + FAILURE_MEMORY - Duration::from_nanos(1);
-        assert_eq!(failures.of(BlobRange::new(199, 300), just_before), Some(FetchError::TimedOut));
+        let failure = |of_more| Some(Failure { error: FetchError::TimedOut, of_more });
+        assert_eq!(failures.of(BlobRange::new(199, 300), just_before), failure(false));
+        assert_eq!(failures.of(BlobRange::new(100, 200), just_before), failure(false));
+        assert_eq!(failures.of(BlobRange::new(100, 199), just_before), failure(true));
         assert_eq!(failures.of(BlobRange::new(200, 300), start), None);
         assert_eq!(failures.of(BlobRange::new(0, 100), start), None);
         assert_eq!(failures.of(BlobRange::new(100, 200), start + FAILURE_MEMORY), None);
+    }
+
+    #[test]
+    fn time_spent_waiting_does_not_make_it_forget() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        failures.note(BlobRange::new(0, 9), FetchError::TimedOut, start);
+        let waited = FAILURE_MEMORY / 2;
+        failures.discount(waited, start + waited);
+        assert!(failures.of(BlobRange::new(0, 9), start + waited + FAILURE_MEMORY / 2).is_some());
+        assert!(failures.of(BlobRange::new(0, 9), start + waited + FAILURE_MEMORY).is_none());
+        failures.note(BlobRange::new(0, 9), FetchError::TimedOut, start);
+        failures.discount(FAILURE_MEMORY, start);
+        assert!(failures.of(BlobRange::new(0, 9), start + FAILURE_MEMORY).is_none(), "never later than now");
     }
 
     #[test]

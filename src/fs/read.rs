@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
+use super::failures::Failure;
 use super::{Filesystem, FsError};
 use crate::ids::BlobRange;
 use crate::transfer::{BlobReader, FetchError, Priority};
@@ -25,7 +26,7 @@ const AT_HAND: Duration = Duration::from_millis(200);
 impl Filesystem {
     /// Reads `len` bytes at `offset` of the file open as `handle`: all of them up to the end of
     /// the file, never fewer. Fails when [`READ_DEADLINE`] passes without progress. A range that
-    /// failed a moment ago fails again at once.
+    /// failed a moment ago fails again at once; a part of it, unless it is at hand.
     pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let result = self.read_uncounted(handle, offset, len).await;
         self.metrics.reads.inc();
@@ -42,8 +43,12 @@ impl Filesystem {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        if let Some(error) = file.failures.lock().of(range, Instant::now()) {
-            return Err(error.into());
+        let failure = file.failures.lock().of(range, Instant::now());
+        if let Some(Failure { error, of_more }) = failure {
+            let start = Instant::now();
+            let at_hand = if of_more { read_at_hand(&*file.reader, range).await } else { None };
+            file.failures.lock().discount(start.elapsed(), Instant::now());
+            return at_hand.ok_or_else(|| error.into());
         }
         let ahead = file.read_ahead.lock().on_read(range);
         if let Some(ahead) = ahead {
@@ -58,6 +63,14 @@ impl Filesystem {
             }
         }
     }
+}
+
+/// The bytes of `range` if they can be had without waiting for a holder. The kernel reads more than
+/// it was asked for, and when that fails, only what it was asked for: that may be here although the
+/// rest is not.
+async fn read_at_hand(reader: &dyn BlobReader, range: BlobRange) -> Option<Bytes> {
+    let bytes = timeout(AT_HAND, reader.read(range, Priority::Foreground)).await.ok()?.ok()?;
+    (bytes.len() as u64 == range.len()).then_some(bytes)
 }
 
 /// Reads `range`, giving up when a deadline passes in which too little of it arrived.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{DEVICE, FS_TYPE, MountOptions, SOURCE_NAME};
+use super::{DEVICE, FS_TYPE, MountOptions, SOURCE_NAME, shared_options};
 
 /// Opens the FUSE device; its error tells whether the helper is worth trying.
 pub(super) fn open_device() -> io::Result<OwnedFd> {
@@ -19,9 +19,8 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> io::Result<OwnedFd> 
     let device = open_device()?;
     // SAFETY: these calls have no preconditions and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    let allow_other = if options.allow_other { ",allow_other" } else { "" };
     let fd = device.as_raw_fd();
-    let data = format!("fd={fd},rootmode=40000,user_id={uid},group_id={gid},default_permissions{allow_other}");
+    let data = format!("fd={fd},rootmode=40000,user_id={uid},group_id={gid},{}", shared_options(options));
     let (source, kind) = (CString::new(SOURCE_NAME)?, CString::new(FS_TYPE)?);
     let (target, data) = (CString::new(path.as_os_str().as_bytes())?, CString::new(data)?);
     let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;

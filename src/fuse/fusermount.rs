@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{MountError, MountOptions, SOURCE_NAME};
+use super::{MountError, MountOptions, SOURCE_NAME, shared_options};
 
 /// The helper of libfuse 3.
 const HELPER: &str = "fusermount3";
@@ -20,15 +20,12 @@ const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
 pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let failed = |message: String| MountError::Helper { path: path.to_owned(), message };
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
-    let allow_other = if options.allow_other { ",allow_other" } else { "" };
     let output = {
         // The helper finds the socket as its standard input. Both ends but ours are closed when
         // the block ends, so that receiving cannot wait for a helper that died.
         let mut command = Command::new(HELPER);
         command.arg("-o");
-        command.arg(format!(
-            "ro,nosuid,nodev,default_permissions,fsname={SOURCE_NAME},subtype={SOURCE_NAME}{allow_other}"
-        ));
+        command.arg(format!("ro,nosuid,nodev,fsname={SOURCE_NAME},subtype={SOURCE_NAME},{}", shared_options(options)));
         command.arg("--").arg(path).env(SOCKET_VARIABLE, "0").stdin(Stdio::from(OwnedFd::from(theirs)));
         command.output()
     };

@@ -3,7 +3,7 @@
 use std::io;
 
 /// The window the kernel is asked for, in KiB. Measured: 2.0 GB/s through the node with 1024,
-/// 0.3 to 0.8 with the kernel's 128; also the largest READ that Linux sends.
+/// 0.3 to 0.8 with the kernel's 128.
 const READ_AHEAD_KIB: u32 = 1024;
 
 /// Raises the kernel's read-ahead for the mount with this device number (`major:minor`). Only

@@ -208,10 +208,9 @@ impl Peer {
     /// Opens a lane if none is open, so that the first read finds one.
     pub(super) async fn keep_warm(&self) {
         let due = self.standing.lock().retry_at.is_none_or(|at| Instant::now() >= at);
-        if due && self.pool.counts().1 == 0 && !self.pool.has_idle() && self.check_usable().is_ok() {
-            if let Ok(lane) = self.dial().await {
-                self.pool.keep(lane);
-            }
+        let wanted = due && self.pool.counts().1 == 0 && !self.pool.has_idle() && self.check_usable().is_ok();
+        if wanted && let Ok(lane) = self.dial().await {
+            self.pool.keep(lane);
         }
     }
 

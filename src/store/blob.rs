@@ -19,6 +19,10 @@ use crate::verify::{group_count, outboard_len};
 /// Reads note a use at most this often (in milliseconds): a use is a write to the index.
 const TOUCH_INTERVAL_MS: u64 = 60_000;
 
+/// The stamp that a complete content file had, and the groups that were found right while it had
+/// it. Says nothing of a file with another stamp.
+pub(super) type Checked = (Stamp, RangeSet<u64>);
+
 /// A blob of which something is held, or is about to be. All handles to a blob are this one.
 #[derive(Debug)]
 pub struct Blob {
@@ -40,8 +44,8 @@ pub(super) struct State {
     pub complete: bool,
     /// Nodes of the outboard, by pre-order index, that are known to be written.
     pub nodes: RangeSet<u64>,
-    /// The stamp of the complete content file, and the groups found right while it had that.
-    pub checked: Option<(Stamp, RangeSet<u64>)>,
+    /// What of the complete content file was found right.
+    pub checked: Option<Checked>,
     pub origin: Origin,
     pub pinned: bool,
     /// Bytes charged for; none while nothing is on disk.
@@ -80,6 +84,7 @@ impl Blob {
             state.complete = record.is_complete();
             state.charged = Some(record.charge());
             (state.origin, state.pinned) = (record.origin, record.pinned);
+            state.checked = blob.shared.checked.lock().pop(&hash);
         }
         blob.last_use.store(record.last_use, Ordering::Relaxed);
         blob
@@ -260,6 +265,9 @@ impl Blob {
 
 impl Drop for Blob {
     fn drop(&mut self) {
+        if let Some(checked) = self.state.get_mut().checked.take() {
+            self.shared.checked.lock().put(self.hash, checked);
+        }
         self.shared.closed(&self.hash);
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dashmap::DashMap;
+use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
-use super::blob::Blob;
+use super::blob::{Blob, Checked};
 use super::files::Files;
 use super::index::Index;
 use super::layout::{Layout, sync_file_system};
@@ -23,6 +25,9 @@ use crate::verify::MAX_BLOB_LEN;
 /// From this many files on, one `syncfs` is cheaper than an `fdatasync` each.
 const SYNC_FILE_SYSTEM_FROM: usize = 16;
 
+/// Blobs that nobody has open of which it is remembered what was found right.
+const MAX_CHECKED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
 /// The store behind its handles.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -34,6 +39,8 @@ pub(super) struct Shared {
     pub structure: Mutex<()>,
     pub pending: Mutex<Pending>,
     pub wake: Condvar,
+    /// What was found right of blobs that nobody has open now, the ones closed last.
+    pub checked: Mutex<LruCache<ContentHash, Checked>>,
     open: DashMap<ContentHash, Weak<Blob>>,
     open_by_key: DashMap<HaveKey, ContentHash>,
     flushing: Mutex<()>,
@@ -78,6 +85,7 @@ impl Shared {
             structure: Mutex::default(),
             pending: Mutex::default(),
             wake: Condvar::new(),
+            checked: Mutex::new(LruCache::new(MAX_CHECKED)),
             open: DashMap::new(),
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),

@@ -177,15 +177,29 @@ async fn a_silent_source_costs_one_deadline_and_not_one_a_page() {
     assert_eq!(fs.read(handle, 0, 131_072).await, Err(FetchError::TimedOut.into()));
     assert_eq!(start.elapsed(), READ_DEADLINE);
     assert_eq!(source.waiting(), 0, "the wish is withdrawn");
+    assert_eq!(fs.read(handle, 0, 131_072).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(start.elapsed(), READ_DEADLINE, "the same fails again at once");
     for page in 0..32 {
         assert_eq!(fs.read(handle, page * 4096, 4096).await, Err(FetchError::TimedOut.into()));
+        assert_eq!(source.waiting(), 0, "the wish is withdrawn");
     }
-    assert_eq!(start.elapsed(), READ_DEADLINE, "the pages of the failed read failed at once");
+    assert!(start.elapsed() < 2 * READ_DEADLINE, "the pages of the failed read do not wait for it again");
 
     source.alter(hash, |blob| blob.read = Answer::Give);
     assert_eq!(fs.read(handle, 131_072, 4096).await.unwrap().len(), 4096, "other bytes may be at hand");
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(fs.read(handle, 0, 4096).await.unwrap().len(), 4096, "forgotten after a moment");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_at_hand_is_read_though_a_longer_read_around_it_failed() {
+    let (source, fs) = filesystem();
+    let never = Answer::Late(64 << 10, Duration::MAX);
+    let handle = open(&fs, source.add_with(vec![7; 1 << 20], |blob| blob.read = never)).await;
+    assert_eq!(fs.read(handle, 32 << 10, 128 << 10).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(fs.read(handle, 32 << 10, 4096).await.unwrap().len(), 4096);
+    assert_eq!(fs.read(handle, 64 << 10, 4096).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(fs.read(handle, 60 << 10, 4096).await.unwrap().len(), 4096);
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,8 +47,8 @@ fn a_partial_blob_survives_a_restart_and_is_resumed() {
     assert!(blob.has(2..4) && blob.has(9..10) && !blob.has(4..5) && !blob.has(9..11));
     assert_eq!(blob.missing(0..10), [0..2, 4..9]);
     assert_eq!(blob.verified().iter().cloned().collect::<Vec<_>>(), [2..4, 9..10]);
-    assert_eq!(blob.read_groups(2..4).unwrap(), sample.bytes(&(2..4)));
-    assert_eq!(blob.read_groups(9..10).unwrap(), sample.bytes(&(9..10)));
+    assert_eq!(read_groups(&blob, 2..4).unwrap(), sample.bytes(&(2..4)));
+    assert_eq!(read_groups(&blob, 9..10).unwrap(), sample.bytes(&(9..10)));
     let ranges = [2..4, 9..10];
     let proof = blob.read_proof(&ranges).unwrap();
     Proof::verify(&sample.hash, sample.size(), &ranges, proof).unwrap();
@@ -165,4 +165,39 @@ fn a_removed_blob_is_gone_but_an_open_file_stays_readable() {
     // The handle takes new writes.
     sample.write_all(&store);
     assert!(blob.is_complete() && sample.read_all(&store).unwrap());
+}
+
+#[test]
+fn what_was_found_right_is_read_at_once_until_the_file_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(9 * GROUP + 5, 1);
+    drop(sample.write_all(&store));
+    let path = content_path(dir.path(), &sample.hash);
+    let mut buf = vec![0; 3 * GROUP];
+    let read_at_once = |buf: &mut [u8]| {
+        let blob = store.blob(&sample.hash).unwrap().unwrap();
+        // Opens the files; the other groups stay unchecked.
+        blob.read(BlobRange::new(8 * GROUP as u64, 8 * GROUP as u64 + 1)).unwrap();
+        blob.read_at_once(GROUP as u64, buf)
+    };
+    assert!(!read_at_once(&mut buf), "nobody has checked these");
+    settle(&path);
+    read_groups(&store.blob(&sample.hash).unwrap().unwrap(), 0..9).unwrap();
+    assert!(read_at_once(&mut buf), "it is remembered although nobody had the blob open meanwhile");
+    assert_eq!(buf, sample.content[GROUP..4 * GROUP]);
+    flip(&path, 5);
+    assert!(!store.blob(&sample.hash).unwrap().unwrap().read_at_once(GROUP as u64, &mut buf));
+}
+
+/// Waits until the file's change time is old enough to tell it from any later state.
+fn settle(path: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let changed = || {
+        let metadata = fs::metadata(path).unwrap();
+        std::time::UNIX_EPOCH + std::time::Duration::new(metadata.ctime() as u64, metadata.ctime_nsec() as u32)
+    };
+    while changed().elapsed().is_ok_and(|age| age.as_millis() < 60) {
+        std::thread::yield_now();
+    }
 }

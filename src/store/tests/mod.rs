@@ -104,3 +104,8 @@ fn flip(path: &Path, at: u64) {
     file.write_all_at(&[!byte[0]], at).unwrap();
     std::fs::set_permissions(path, mode).unwrap();
 }
+
+/// The bytes of whole groups.
+fn read_groups(blob: &Arc<Blob>, groups: Range<u64>) -> Result<bytes::Bytes, StoreError> {
+    blob.read(bytes_of(blob.size(), &groups))
+}

@@ -167,10 +167,8 @@ async fn send(lane: &mut BoxLane, message: &Message) -> Result<(), ServeError> {
 }
 
 fn note_end(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended.map_err(|error| error.is_panic()) {
-        if error {
-            tracing::error!("serving a peer ended in a fault of this program; its lane is closed");
-        }
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!("serving a peer ended in a fault of this program; its lane is closed");
     }
 }
 

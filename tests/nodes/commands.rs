@@ -1,0 +1,84 @@
+//! Commands on nodes that have peers.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::content::{MIB, content, hash_of, hash_of_file};
+use super::node::{Sandbox, asking, failure, fuse_is_here, stdout};
+
+#[test]
+fn get_fetches_from_peers_and_what_it_got_is_kept() {
+    let sandbox = Sandbox::new();
+    let bytes = content(60, 20 * MIB + 3);
+    let hash = hash_of(&bytes);
+    let a = sandbox.holder("a", &[&bytes]);
+    let b = sandbox.seat("b").serve(asking(&[&a]));
+    assert!(b.run(["get", &hash]).stdout == bytes);
+    a.stop();
+    let file = sandbox.path("out");
+    stdout(&b.run(["get", &hash, "-o", file.to_str().unwrap()]));
+    assert_eq!(hash_of_file(&file).unwrap(), hash);
+    // Without the node, from the store.
+    let b = b.stop();
+    assert!(b.run(["get", &hash]).stdout == bytes);
+}
+
+#[test]
+fn get_says_whether_a_blob_is_lost_or_its_holders_are() {
+    let sandbox = Sandbox::new();
+    let a = sandbox.holder("a", &[]);
+    let b = sandbox.seat("b").serve(asking(&[&a]));
+    let file = sandbox.path("out");
+    let why_not = |blob: &[u8]| {
+        let hash = hash_of(blob);
+        let sentence = failure(&b.run(["get", &hash, "-o", file.to_str().unwrap()]));
+        sentence.strip_prefix(&format!("byhash: {hash}: ")).unwrap_or_else(|| panic!("{sentence}")).to_owned()
+    };
+    let lost = why_not(b"unknown");
+    a.stop();
+    // Another one: for a moment it is remembered what was said of the first.
+    let unreachable = why_not(b"unknown too");
+    assert!(
+        lost.contains("no reachable peer has it") && unreachable.contains("can be reached"),
+        "{lost}; {unreachable}"
+    );
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_key_that_others_may_read_keeps_a_node_from_starting() {
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    let key = seat.state.join("key.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    for args in [&["serve"][..], &["mount", "-f", seat.mount_point.to_str().unwrap()]] {
+        let output = seat.run(args.iter().chain(&["--listen", "127.0.0.1:0"]));
+        let sentence = failure(&output);
+        assert!(sentence.contains(&format!("chmod 600 {}", key.display())), "{sentence}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let sandbox = Sandbox::new();
+    let a = sandbox.holder("a", &[]);
+    let sentence = failure(&sandbox.seat("b").run(["serve", "--listen", a.address()]));
+    assert!(sentence.contains(a.address()), "{sentence}");
+}
+
+#[test]
+fn a_live_mount_is_refused_in_the_foreground_and_goes_on() {
+    if !fuse_is_here("a_live_mount_is_refused_in_the_foreground_and_goes_on") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let reader = sandbox.reader("a", &[]);
+    let point = reader.mount_point.to_str().unwrap().to_owned();
+    let output = sandbox.seat("b").run(["mount", "-f", &point, "--listen", "127.0.0.1:0"]);
+    assert!(failure(&output).contains(&point) && output.stdout.is_empty());
+    let hash = reader.add(b"still here");
+    assert_eq!(std::fs::read(reader.file(&hash)).unwrap(), b"still here");
+    // Ended by `byhash unmount`, the node ends in order.
+    stdout(&reader.run(["unmount", &point]));
+    assert_eq!(reader.ended(), Some(0));
+}

@@ -1,0 +1,121 @@
+//! What a node takes, and what it tells of itself through its mount.
+
+use std::ffi::CString;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::content::{MIB, content, hash_of, hash_of_file, write_content};
+use super::node::{Sandbox, asking, eventually, fuse_is_here, run};
+
+/// Most memory that a node may ever have resident, in bytes.
+const MEMORY_LIMIT: u64 = 200 << 20;
+
+#[test]
+fn a_gibibyte_goes_through_holder_and_reader_in_little_memory() {
+    if !fuse_is_here("a_gibibyte_goes_through_holder_and_reader_in_little_memory") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let holder = sandbox.holder("a", &[]);
+    let reader = sandbox.reader("b", &[&holder]);
+    let mut written = String::new();
+    let hash = holder.add_from(|mut to| written = write_content(&mut to, 70, 1024 * MIB).unwrap());
+    assert_eq!(hash, written);
+    assert_eq!(hash_of_file(&reader.file(&hash)).unwrap(), hash);
+    for (who, node) in [("holder", &holder), ("reader", &reader)] {
+        let peak = node.peak_memory();
+        eprintln!("{who}: {} MiB", peak >> 20);
+        assert!(peak < MEMORY_LIMIT, "the {who} took {} MiB", peak >> 20);
+    }
+}
+
+#[test]
+fn a_blob_larger_than_the_cache_is_read_all_the_same() {
+    if !fuse_is_here("a_blob_larger_than_the_cache_is_read_all_the_same") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let blobs = [content(73, 150 * MIB), content(74, 40 * MIB)];
+    let holder = sandbox.holder("a", &[&blobs[0], &blobs[1]]);
+    // The smallest cache there is.
+    let reader = sandbox.seat("b").mount(asking(&[&holder]).into_iter().chain(["--cache-size", "64MiB"]));
+    for bytes in [&blobs[1], &blobs[0], &blobs[1]] {
+        assert_eq!(hash_of_file(&reader.file(&hash_of(bytes))).unwrap(), hash_of(bytes));
+        assert!(reader.metric("store_bytes") <= 64 << 20);
+    }
+    assert_eq!(reader.metric("read_errors"), 0);
+}
+
+#[test]
+fn nothing_goes_on_for_a_reader_that_was_killed() {
+    if !fuse_is_here("nothing_goes_on_for_a_reader_that_was_killed") {
+        return;
+    }
+    const LEN: u64 = 256 << 20;
+    let sandbox = Sandbox::new();
+    let holder = sandbox.holder("a", &[]);
+    let mut hash = String::new();
+    holder.add_from(|mut to| hash = write_content(&mut to, 75, LEN as usize).unwrap());
+    let reader = sandbox.reader("b", &[&holder]);
+    let mut cat = Command::new("cat").arg(reader.file(&hash)).stdout(Stdio::piped()).spawn().unwrap();
+    // It reads no further than the pipe takes, and what is read ahead has its limits.
+    let mut out = cat.stdout.take().unwrap();
+    out.read_exact(&mut vec![0; 20 << 20]).unwrap();
+    cat.kill().unwrap();
+    cat.wait().unwrap();
+    eventually("nothing is under way", || reader.metric("transfers_pending") == 0);
+    let fetched = reader.metric("fetched_bytes");
+    assert!(fetched < LEN / 2, "{fetched} bytes fetched for the first 20 MiB");
+    assert_eq!(hash_of_file(&reader.file(&hash)).unwrap(), hash);
+}
+
+/// getxattr(2).
+fn xattr(path: &Path, name: &str) -> String {
+    let (path, name) = (CString::new(path.as_os_str().as_bytes()).unwrap(), CString::new(name).unwrap());
+    let mut value = vec![0; 1000];
+    // SAFETY: strings that end in zero, and a buffer of the length given.
+    let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(len).expect("the attribute is there"));
+    String::from_utf8(value).unwrap()
+}
+
+#[test]
+fn attributes_follow_a_blob_on_its_way_here() {
+    if !fuse_is_here("attributes_follow_a_blob_on_its_way_here") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = content(71, 20 * MIB);
+    let hash = hash_of(&bytes);
+    let holder = sandbox.holder("a", &[&bytes]);
+    let reader = sandbox.reader("b", &[&holder]);
+    let file = reader.file(&hash);
+    assert_ne!(xattr(&file, "user.byhash.state"), "complete");
+    assert_eq!(xattr(&file, "user.byhash.holders"), holder.id);
+    assert_eq!(hash_of_file(&file).unwrap(), hash);
+    eventually("it is complete", || xattr(&file, "user.byhash.state") == "complete");
+}
+
+#[test]
+fn df_shows_what_the_cache_may_hold_and_holds() {
+    if !fuse_is_here("df_shows_what_the_cache_may_hold_and_holds") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    let node = seat.mount(asking(&[]).into_iter().chain(["--cache-size", "256MiB"]));
+    let df = |field: &str| {
+        let output = run(Command::new("df").args(["-B1", &format!("--output={field}")]).arg(&node.mount_point));
+        output.lines().nth(1).unwrap().trim().parse::<u64>().unwrap()
+    };
+    assert_eq!(df("size"), 256 << 20);
+    let before = df("used");
+    node.add(&content(72, 30 * MIB));
+    let used = df("used") - before;
+    // The content and its outboard, and no more.
+    assert!((30 << 20..31 << 20).contains(&used), "{used}");
+    assert!(df("avail") <= (226 << 20));
+    assert_eq!(df("iused"), 1);
+}

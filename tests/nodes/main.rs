@@ -1,0 +1,18 @@
+//! Nodes as their users run them: real processes, real sockets, real mounts, end to end.
+//!
+//! What a peer that lies, cuts off or falls silent in every possible place does to a reader is
+//! shown by `tests/engine.rs`, where such peers can be made up.
+
+mod commands;
+mod content;
+mod damage;
+mod errnos;
+mod failover;
+mod git;
+mod limits;
+mod node;
+mod programs;
+mod reading;
+mod restart;
+mod rustc;
+mod trust;
