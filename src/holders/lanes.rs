@@ -35,6 +35,8 @@ pub(super) struct LanePool {
     idle: Mutex<Vec<BoxLane>>,
     bulk: Arc<Semaphore>,
     small: Arc<Semaphore>,
+    /// Stands for each lane in use that is really open.
+    open: Arc<()>,
 }
 
 impl LanePool {
@@ -43,6 +45,7 @@ impl LanePool {
             idle: Mutex::new(Vec::new()),
             bulk: Arc::new(Semaphore::new(BULK_LANES)),
             small: Arc::new(Semaphore::new(SMALL_LANES)),
+            open: Arc::default(),
         })
     }
 
@@ -60,7 +63,7 @@ impl LanePool {
             Some(lane) => lane,
             None => dial.await?,
         };
-        Ok(PooledLane { lane, pool: self.clone(), _permit: permit })
+        Ok(PooledLane { lane, pool: self.clone(), _open: self.open.clone(), _permit: permit })
     }
 
     /// The idle lane used last, the others being the likelier to have been closed meanwhile.
@@ -98,6 +101,11 @@ impl LanePool {
         (self.idle.lock().len(), in_use)
     }
 
+    /// Whether any open lane is in use.
+    pub(super) fn any_in_use(&self) -> bool {
+        Arc::strong_count(&self.open) > 1
+    }
+
     /// Closes the idle lanes.
     pub(super) fn close_idle(&self) {
         self.idle.lock().clear();
@@ -117,6 +125,7 @@ fn is_quiet(lane: &mut BoxLane) -> bool {
 pub struct PooledLane {
     lane: BoxLane,
     pool: Arc<LanePool>,
+    _open: Arc<()>,
     _permit: OwnedSemaphorePermit,
 }
 

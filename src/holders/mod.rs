@@ -8,6 +8,7 @@
 mod answers;
 mod lanes;
 mod peer;
+mod questions;
 mod survey;
 
 pub use lanes::{BULK_LANES, LaneKind, PooledLane, SMALL_LANES};
@@ -28,12 +29,9 @@ pub enum PeerError {
     /// It did not answer in time.
     #[error("no answer within {0} ms")]
     Silent(u128),
-    /// It answered something else than what was asked.
-    #[error("answered out of turn")]
-    OutOfTurn,
-    /// It closed the lane instead of answering.
-    #[error("closed the connection instead of answering")]
-    Closed,
+    /// It was asked and did not answer what was asked.
+    #[error("{0}")]
+    NoAnswer(String),
     /// The lane to it failed.
     #[error(transparent)]
     Lane(#[from] TransportError),

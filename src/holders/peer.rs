@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::PeerError;
 use super::lanes::{LaneKind, LanePool, PooledLane};
+use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec};
 use crate::transport::{Dialer, TransportError};
 
@@ -83,6 +84,8 @@ pub struct Peer {
     spec: PeerSpec,
     dialer: Arc<dyn Dialer>,
     pool: Arc<LanePool>,
+    /// What it is to be asked next.
+    pub(super) questions: Questions,
     standing: Mutex<Standing>,
     /// Content bytes asked of it and still to come.
     outstanding: AtomicU64,
@@ -124,6 +127,7 @@ impl Peer {
             spec,
             dialer,
             pool: LanePool::new(),
+            questions: Questions::default(),
             standing: Mutex::new(standing),
             outstanding: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
@@ -167,6 +171,11 @@ impl Peer {
             return Err(PeerError::BackingOff(standing.last_error.clone().unwrap_or_default()));
         }
         Ok(())
+    }
+
+    /// Whether it is reached, if only by lanes that others use.
+    pub(super) fn is_reached(&self) -> bool {
+        self.pool.any_in_use()
     }
 
     async fn dial(&self) -> Result<crate::transport::BoxLane, TransportError> {
@@ -215,6 +224,10 @@ impl Peer {
     /// Notes a reply that did not verify. True if the peer is now quarantined for everything.
     pub fn note_wrong_bytes(&self) -> bool {
         let mut standing = self.standing.lock();
+        if standing.quarantined_until.is_some_and(|until| Instant::now() < until) {
+            // One of the exchanges that were under way when it was quarantined.
+            return true;
+        }
         standing.strikes += 1;
         standing.last_error = Some("sent wrong bytes".to_owned());
         if standing.strikes < MAX_STRIKES {

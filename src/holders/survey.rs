@@ -7,10 +7,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::answers::Answers;
-use super::lanes::LaneKind;
+use super::lanes::{LaneKind, PooledLane};
 use super::peer::{MAX_BACKOFF, Peer};
+use super::questions::{NoAnswer, Question, open_ended};
 use super::{PeerError, PeerSnapshot};
-use crate::ids::{ContentHash, PeerId, PeerSpec};
+use crate::ids::{ContentHash, HaveKey, PeerId, PeerSpec};
 use crate::metrics::Metrics;
 use crate::transport::{Dialer, read_message, write_message};
 use crate::wire::{Have, HaveAnswer, Message};
@@ -104,48 +105,37 @@ impl Holders {
         self.answers.forget(hash, index);
     }
 
-    /// Asks one peer. A lane that the peer closed while it lay idle says nothing about the peer, so
-    /// the question is put once more.
+    /// Asks one peer, together with whatever else it is to be asked at the moment.
     async fn ask(&self, index: usize, hash: ContentHash) -> Result<HaveAnswer, PeerError> {
         let peer = &self.peers[index];
-        let deadline = Instant::now() + ANSWER_DEADLINE;
-        let question = Message::Have(Have { keys: vec![hash.have_key()] });
-        self.metrics.have_queries.inc();
-        let mut asked = false;
-        let answer = async {
-            let mut again = true;
-            loop {
-                let mut lane = peer.lane(LaneKind::Small).await?;
-                asked = true;
-                let start = Instant::now();
-                let reply = match write_message(lane.io(), &question).await {
-                    Ok(()) => read_message(lane.io()).await,
-                    Err(error) => Err(error),
-                };
-                match reply {
-                    Ok(Some(Message::HaveReply(mut reply))) if reply.answers.len() == 1 => {
-                        peer.note_round_trip(start.elapsed());
+        let mut answer = peer.questions.add(hash.have_key());
+        let asked = async {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return Ok(answer),
+                lane = peer.lane(LaneKind::Small) => {
+                    let lane = lane?;
+                    let questions = peer.questions.take();
+                    if questions.is_empty() {
                         lane.release();
-                        return Ok(reply.answers.pop().unwrap_or(HaveAnswer::None));
+                    } else {
+                        self.metrics.have_queries.inc();
+                        // Others wait for it too, so it goes on when this one gives up.
+                        tokio::spawn(put(peer.clone(), lane, questions));
                     }
-                    Ok(Some(_)) => return Err(PeerError::OutOfTurn),
-                    Ok(None) if !again => return Err(PeerError::Closed),
-                    Err(error) if !again => return Err(error.into()),
-                    Ok(None) | Err(_) => again = false,
                 }
             }
+            Ok(answer.await)
         };
-        match timeout(deadline - Instant::now(), answer).await {
-            Ok(result) => result.inspect_err(|error| {
-                if asked {
-                    peer.note_failure(&error.to_string());
-                }
-            }),
-            Err(_) if asked => {
-                let silent = PeerError::Silent(ANSWER_DEADLINE.as_millis());
-                peer.note_failure(&silent.to_string());
-                Err(silent)
-            }
+        let silent = || PeerError::Silent(ANSWER_DEADLINE.as_millis());
+        match timeout(ANSWER_DEADLINE, asked).await {
+            Ok(Ok(Ok(Ok(said)))) => Ok(said),
+            Ok(Ok(Ok(Err(NoAnswer::Silent)))) => Err(silent()),
+            Ok(Ok(Ok(Err(NoAnswer::Failed(why))))) => Err(PeerError::NoAnswer(why)),
+            // The task that asked is gone: the node shuts down.
+            Ok(Ok(Err(_))) => Err(PeerError::NoAnswer("not asked".to_owned())),
+            Ok(Err(unreachable)) => Err(unreachable),
+            Err(_) if peer.is_reached() => Err(silent()),
             Err(_) => Err(PeerError::BackingOff("no connection in time".to_owned())),
         }
     }
@@ -164,6 +154,63 @@ impl Holders {
         }
         keepers.join_all().await;
         std::future::pending::<()>().await;
+    }
+}
+
+/// Puts `questions` to `peer` and passes its answers on.
+async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>) {
+    let keys = questions.iter().map(|question| question.key).collect();
+    let answers = match timeout(ANSWER_DEADLINE, put_keys(&peer, lane, keys)).await {
+        Ok(Ok(answers)) => Ok(answers),
+        Ok(Err(error)) => Err(NoAnswer::Failed(error.to_string())),
+        Err(_) => Err(NoAnswer::Silent),
+    };
+    match answers {
+        Ok(answers) => {
+            for (question, said) in questions.into_iter().zip(answers) {
+                let _ = question.reply.send(Ok(said));
+            }
+        }
+        Err(why) => {
+            peer.note_failure(&match &why {
+                NoAnswer::Silent => PeerError::Silent(ANSWER_DEADLINE.as_millis()).to_string(),
+                NoAnswer::Failed(why) => why.clone(),
+            });
+            for question in questions {
+                let _ = question.reply.send(Err(why.clone()));
+            }
+        }
+    }
+}
+
+/// One message and its reply: as many answers as keys. A lane that the peer closed while it lay
+/// idle says nothing about the peer, so the question is put once more.
+async fn put_keys(peer: &Peer, mut lane: PooledLane, keys: Vec<HaveKey>) -> Result<Vec<HaveAnswer>, PeerError> {
+    let count = keys.len();
+    let question = Message::Have(Have { keys });
+    let mut again = true;
+    loop {
+        let start = Instant::now();
+        let reply = match write_message(lane.io(), &question).await {
+            Ok(()) => read_message(lane.io()).await,
+            Err(error) => Err(error),
+        };
+        match reply {
+            Ok(Some(Message::HaveReply(mut reply))) if reply.answers.len() == count => {
+                peer.note_round_trip(start.elapsed());
+                lane.release();
+                open_ended(&mut reply.answers);
+                return Ok(reply.answers);
+            }
+            Ok(Some(_)) => return Err(PeerError::NoAnswer("answered out of turn".to_owned())),
+            Ok(None) if !again => {
+                return Err(PeerError::NoAnswer("closed the connection instead of answering".to_owned()));
+            }
+            Err(error) if !again => return Err(error.into()),
+            Ok(None) | Err(_) => again = false,
+        }
+        drop(lane);
+        lane = peer.lane(LaneKind::Small).await?;
     }
 }
 

@@ -26,6 +26,18 @@ const UNIT_LEN: usize = GROUP_LEN as usize;
 
 const _: () = assert!(SEGMENT_LEN.is_multiple_of(UNIT_LEN) && BUDGET_LEN.is_multiple_of(SEGMENT_LEN));
 
+/// Bytes of the budget that a buffer of `len` bytes takes: whole units, and a whole segment from
+/// where a pooled buffer is used.
+pub(super) const fn charge_len(len: usize) -> usize {
+    if len > SEGMENT_LEN / 2 {
+        SEGMENT_LEN
+    } else if len == 0 {
+        UNIT_LEN
+    } else {
+        len.next_multiple_of(UNIT_LEN)
+    }
+}
+
 /// Hands out buffers as long as the budget lasts; waits otherwise.
 #[derive(Debug, Clone)]
 pub struct BufferBudget(Arc<Inner>);
@@ -48,7 +60,7 @@ impl BufferBudget {
     /// content is arbitrary.
     pub async fn buffer(&self, len: usize) -> Buffer {
         assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
-        let units = u32::try_from(len.div_ceil(UNIT_LEN).max(1)).expect("a segment is a few units");
+        let units = u32::try_from(charge_len(len) / UNIT_LEN).expect("a segment is a few units");
         let permit =
             self.0.permits.clone().acquire_many_owned(units).await.expect("the budget's semaphore is never closed");
         self.0.metrics.budget_used_bytes.add(u64::from(units) * UNIT_LEN as u64);
@@ -57,7 +69,7 @@ impl BufferBudget {
         } else {
             vec![0; len].into_boxed_slice()
         };
-        Buffer { data, len, units, _permit: permit, budget: self.0.clone() }
+        Buffer { data, len, units, permit, budget: self.0.clone() }
     }
 
     /// Bytes not in use.
@@ -72,11 +84,27 @@ pub struct Buffer {
     data: Box<[u8]>,
     len: usize,
     units: u32,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     budget: Arc<Inner>,
 }
 
 impl Buffer {
+    /// Keeps the first `len` bytes, in no more memory than a buffer of that length takes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        let spare = self.units as usize - charge_len(self.len) / UNIT_LEN;
+        if spare > 0 {
+            let kept = self.data[..self.len].into();
+            let data = std::mem::replace(&mut self.data, kept);
+            if data.len() == SEGMENT_LEN {
+                self.budget.free.lock().push(data);
+            }
+            self.units -= spare as u32;
+            drop(self.permit.split(spare));
+            self.budget.metrics.budget_used_bytes.sub((spare * UNIT_LEN) as u64);
+        }
+    }
+
     /// The same bytes, shareable; the budget gets them back when the last share is dropped.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
@@ -126,6 +154,22 @@ mod tests {
         drop(share);
         assert_eq!(budget.available(), BUDGET_LEN);
         assert_eq!(metrics.budget_used_bytes.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_shortened_buffer_gives_back_what_it_no_longer_needs() {
+        let metrics = Arc::new(Metrics::default());
+        let budget = BufferBudget::new(metrics.clone());
+        for (len, kept) in [(SEGMENT_LEN, 1), (SEGMENT_LEN, SEGMENT_LEN / 2 + 1), (3 * UNIT_LEN, UNIT_LEN), (5, 0)] {
+            let mut buffer = budget.buffer(len).await;
+            buffer[0] = 7;
+            buffer.truncate(kept);
+            assert_eq!((buffer.len(), buffer.first().copied()), (kept, (kept > 0).then_some(7)));
+            assert_eq!(BUDGET_LEN - budget.available(), charge_len(kept));
+            assert_eq!(metrics.budget_used_bytes.get(), charge_len(kept) as u64);
+            drop(buffer);
+            assert_eq!((budget.available(), metrics.budget_used_bytes.get()), (BUDGET_LEN, 0));
+        }
     }
 
     #[tokio::test]

@@ -104,9 +104,10 @@ impl Shared {
         destination: Option<Destination>,
         left: RangeSet<u64>,
         priority: Priority,
+        unreadable: bool,
     ) -> Result<Filled, FetchError> {
         let (reply, answer) = oneshot::channel();
-        self.command(hash, Command::Want { destination, left, priority, reply }).await;
+        self.command(hash, Command::Want { destination, left, priority, unreadable, reply }).await;
         answer.await.unwrap_or(Err(FetchError::Cancelled))
     }
 
@@ -159,19 +160,26 @@ impl Engine {
     /// `progress` is told how many bytes of the size are done.
     ///
     /// # Errors
-    /// As for reads. When the store cannot take the blob, the fetch ends as well as it can; whether
-    /// the blob is held is then for [`BlobSource::state`] to say.
+    /// As for reads. When the store cannot take the blob, the fetch ends early and without an error;
+    /// whether the blob is held is for [`BlobSource::state`] to say.
     pub async fn fetch(&self, hash: ContentHash, progress: impl Fn(u64, u64)) -> Result<u64, FetchError> {
         let size = self.size(hash).await?;
         let token = Arc::new(());
-        let (groups, mut done) = (group_count(size), 0);
+        let (groups, mut done, mut asked) = (group_count(size), 0, 0);
         let step = MAX_RANGE_LEN / 4 / crate::verify::GROUP_LEN;
         while done < groups && size > 0 {
             let end = groups.min(done + step);
             let start = done * crate::verify::GROUP_LEN;
-            self.shared.prefetch(hash, size, BlobRange::new(start, start + FETCH_WINDOW_LEN), &token);
+            // Each group is asked for once: what the store does not take would come again.
+            let window = BlobRange::new(start.max(asked), start + FETCH_WINDOW_LEN);
+            self.shared.prefetch(hash, size, window, &token);
+            asked = window.end;
             let left = RangeSet::from_iter([done..end]);
-            self.shared.want(hash, None, left, Priority::Prefetch).await?;
+            self.shared.want(hash, None, left, Priority::Prefetch, false).await?;
+            if !self.shared.store.blob(&hash).ok().flatten().is_some_and(|blob| blob.has(done..end)) {
+                // The store does not take it. There is no use in fetching the rest.
+                break;
+            }
             done = end;
             progress((done * crate::verify::GROUP_LEN).min(size), size);
         }

@@ -42,6 +42,8 @@ pub struct Ask {
     pub groups: Range<u64>,
     /// The size, if it is proven already. If not, the reply proves it.
     pub size: Option<u64>,
+    /// The kind of lane to use.
+    pub lane: LaneKind,
 }
 
 /// Why an exchange did not bring all that was asked for.
@@ -107,8 +109,7 @@ impl Exchange<'_> {
     /// Carries the exchange out. On success all groups asked for (and the last one, if the size
     /// was unknown) have gone to `sink`. Dropping the future closes the lane.
     pub async fn run(&self, ask: &Ask, sink: &mut impl Sink) -> Result<(), ExchangeError> {
-        let kind = if bytes_asked(ask) <= SMALL_LEN { LaneKind::Small } else { LaneKind::Bulk };
-        let (mut lane, reply, asked_at) = self.request(ask, kind).await?;
+        let (mut lane, reply, asked_at) = self.request(ask).await?;
         self.peer.note_round_trip(asked_at.elapsed());
         match reply {
             Message::Found(found) if found.transfer_id == self.id => {
@@ -132,7 +133,7 @@ impl Exchange<'_> {
 
     /// Sends the request and reads the answer's head. A lane that the holder closed while it lay
     /// idle says nothing about the holder, so the request is put once more.
-    async fn request(&self, ask: &Ask, kind: LaneKind) -> Result<(PooledLane, Message, Instant), ExchangeError> {
+    async fn request(&self, ask: &Ask) -> Result<(PooledLane, Message, Instant), ExchangeError> {
         let request = Message::Request(Request {
             transfer_id: self.id,
             hash: ask.hash,
@@ -143,7 +144,7 @@ impl Exchange<'_> {
         });
         let mut again = true;
         loop {
-            let mut lane = self.peer.lane(kind).await?;
+            let mut lane = self.peer.lane(ask.lane).await?;
             let asked_at = Instant::now();
             let reply = async {
                 self.pending.progress.sent.store(true, Ordering::Relaxed);
@@ -183,28 +184,58 @@ impl Exchange<'_> {
         let proof = Arc::new(Proof::verify(&ask.hash, total_len, &ranges, proof).map_err(wrong)?);
         let content: u64 = ranges.iter().map(|range| bytes_of(total_len, range).len()).sum();
         self.pending.progress.wanted.store(content, Ordering::Relaxed);
-        sink.begin(proof.clone()).await;
+        self.own(sink.begin(proof.clone())).await;
         for range in &ranges {
             for piece in segments(bytes_of(total_len, range)) {
                 let first = piece.start / GROUP_LEN;
-                let mut buffer = self.budget.buffer(piece.len() as usize).await;
+                let mut buffer = self.own(self.budget.buffer(piece.len() as usize)).await;
                 let mut done = 0;
-                while done < buffer.len() {
-                    let end = buffer.len().min(done + READ_LEN);
-                    self.read(lane, &mut buffer[done..end]).await?;
-                    let group = first + done as u64 / GROUP_LEN;
-                    proof.check_groups(group, &buffer[done..end]).map_err(wrong)?;
-                    self.pending.progress.received.fetch_add((end - done) as u64, Ordering::Relaxed);
-                    done = end;
+                let filled = self.fill(lane, &proof, first, &mut buffer, &mut done).await;
+                self.metrics.fetched_bytes.add(done as u64);
+                if filled.is_err() && done > 0 {
+                    // What came before the failure is as good as the rest.
+                    buffer.truncate(done);
+                    self.own(sink.segment(first, buffer.freeze())).await;
+                    return filled.map(|()| content);
                 }
-                if buffer.is_empty() {
-                    proof.check_groups(first, &[]).map_err(wrong)?;
-                }
-                self.metrics.fetched_bytes.add(buffer.len() as u64);
-                sink.segment(first, buffer.freeze()).await;
+                filled?;
+                self.own(sink.segment(first, buffer.freeze())).await;
             }
         }
         Ok(content)
+    }
+
+    /// Fills `buffer` with the groups from `first` on, checking them as they come. The first `done`
+    /// bytes are whole groups and right, whatever it returns.
+    async fn fill(
+        &self,
+        lane: &mut BoxLane,
+        proof: &Proof,
+        first: u64,
+        buffer: &mut [u8],
+        done: &mut usize,
+    ) -> Result<(), ExchangeError> {
+        let wrong = |error: crate::verify::VerifyError| ExchangeError::WrongBytes(error.to_string());
+        while *done < buffer.len() {
+            let end = buffer.len().min(*done + READ_LEN);
+            self.read(lane, &mut buffer[*done..end]).await?;
+            let group = first + *done as u64 / GROUP_LEN;
+            proof.check_groups(group, &buffer[*done..end]).map_err(wrong)?;
+            self.pending.progress.received.fetch_add((end - *done) as u64, Ordering::Relaxed);
+            *done = end;
+        }
+        if buffer.is_empty() {
+            proof.check_groups(first, &[]).map_err(wrong)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something that this node, not the holder, may keep waiting.
+    async fn own<T>(&self, something: impl Future<Output = T>) -> T {
+        self.pending.progress.held_up.store(true, Ordering::Relaxed);
+        let done = something.await;
+        self.pending.progress.held_up.store(false, Ordering::Relaxed);
+        done
     }
 
     /// Fills `buf` from the lane, which may not fall silent.
@@ -224,12 +255,6 @@ impl Exchange<'_> {
         }
         Ok(())
     }
-}
-
-/// The bytes asked for at most, the last group for the size's proof included.
-fn bytes_asked(ask: &Ask) -> u64 {
-    let wanted = (ask.groups.end - ask.groups.start) * GROUP_LEN;
-    if ask.size.is_some() { wanted } else { wanted + GROUP_LEN }
 }
 
 /// Cuts a range at the multiples of [`SEGMENT_LEN`]. An empty range (of the empty blob) is one

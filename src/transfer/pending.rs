@@ -36,6 +36,8 @@ struct Entry {
 pub struct Progress {
     /// Whether a lane was had and the request sent.
     pub sent: AtomicBool,
+    /// Whether it waits for this node's own memory or disk, and not for the holder.
+    pub held_up: AtomicBool,
     /// Bytes received of whatever follows the answer's head.
     pub wire: AtomicU64,
     /// Content bytes received and verified.

@@ -13,8 +13,8 @@ use crate::ids::{BlobRange, ContentHash};
 use crate::store::Blob;
 use crate::verify::{GROUP_LEN, bytes_of, groups_of};
 
-/// How often one read goes back to the store and the peers. Each round but the first follows a
-/// change in the store (groups that arrived or proved corrupt), so few are ever needed.
+/// How often in a row one read goes back to the store and the peers without a byte more. Each such
+/// round follows a change in the store (groups that went or proved corrupt), so few are ever needed.
 const MAX_ROUNDS: u32 = 16;
 
 /// A reader of one blob.
@@ -61,8 +61,8 @@ impl Reader {
         blob.clone()
     }
 
-    /// Fills in what memory and the store have of `left`.
-    async fn fill(&self, destination: &mut Destination, left: &mut RangeSet<u64>) {
+    /// Fills in what memory and the store have of `left`. True if the store could not read what it has.
+    async fn fill(&self, destination: &mut Destination, left: &mut RangeSet<u64>) -> bool {
         for groups in left.clone().iter() {
             let mut group = groups.start;
             while group < groups.end {
@@ -76,17 +76,23 @@ impl Reader {
                 group = end;
             }
         }
-        let Some(blob) = self.blob() else { return };
+        let Some(blob) = self.blob() else { return false };
+        let mut unreadable = false;
         for groups in left.clone().iter() {
             let missing: RangeSet<u64> = blob.missing(groups.clone()).into_iter().collect();
             for held in missing.gaps(groups) {
                 let range = bytes_of(self.size, &held);
-                if let Some(bytes) = self.read_stored(&blob, range).await {
-                    destination.copy_from(range.start, &bytes);
-                    left.remove(held);
+                match self.read_stored(&blob, range).await {
+                    Some(bytes) => {
+                        destination.copy_from(range.start, &bytes);
+                        left.remove(held);
+                    }
+                    // Damaged groups are no longer held; what is, cannot be read.
+                    None => unreadable |= blob.has(held),
                 }
             }
         }
+        unreadable
     }
 
     /// Reads from the store; `None` if what is there turns out wrong or unreadable.
@@ -122,12 +128,16 @@ impl Reader {
         }
         let mut destination = Destination::new(range);
         let mut left = RangeSet::from_iter([groups]);
-        for _ in 0..MAX_ROUNDS {
-            self.fill(&mut destination, &mut left).await;
+        let (mut rounds, mut least) = (0, u64::MAX);
+        while rounds < MAX_ROUNDS {
+            let unreadable = self.fill(&mut destination, &mut left).await;
             if left.is_empty() {
                 return Ok(Bytes::from(destination.bytes));
             }
-            let filled = self.shared.want(self.hash, Some(destination), left, priority).await?;
+            let now = left.iter().map(|groups| groups.end - groups.start).sum();
+            rounds = if now < least { 0 } else { rounds + 1 };
+            least = now;
+            let filled = self.shared.want(self.hash, Some(destination), left, priority, unreadable).await?;
             left = filled.left;
             destination = filled.destination.ok_or(FetchError::Cancelled)?;
             if left.is_empty() {

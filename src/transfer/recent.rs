@@ -35,9 +35,9 @@ struct Part {
     bytes: Bytes,
 }
 
-/// Memory a part pins: segment buffers are pooled at full size.
+/// Bytes of the budget that a part pins, however short it is.
 fn pinned_len(bytes: &Bytes) -> usize {
-    if bytes.len() > SEGMENT_LEN / 2 { SEGMENT_LEN } else { bytes.len() }
+    super::buffers::charge_len(bytes.len())
 }
 
 impl RecentSegments {
@@ -101,5 +101,17 @@ mod tests {
         assert!(recent.inner.lock().pinned <= RECENT_LEN);
         assert!(recent.get(&hash, 0).is_none(), "the oldest goes first");
         assert!(recent.get(&hash, (count - 1) * SEGMENT_GROUPS).is_some());
+    }
+
+    #[tokio::test]
+    async fn parts_of_any_length_leave_most_of_the_budget_to_others() {
+        let budget = super::super::buffers::BufferBudget::new(Default::default());
+        let recent = RecentSegments::new();
+        for i in 0..2 * (super::super::buffers::BUDGET_LEN as u64 / GROUP_LEN) {
+            let len = if i % 3 == 0 { SEGMENT_LEN / 2 + 1 } else { 1 };
+            let bytes = budget.buffer(len).await.freeze();
+            recent.insert(ContentHash::of(&i.to_le_bytes()), 0, bytes);
+            assert!(budget.available() >= super::super::buffers::BUDGET_LEN - RECENT_LEN, "after {i} parts");
+        }
     }
 }

@@ -6,6 +6,7 @@ use byhash::transport::{Acceptor, BoxLane, read_message, write_message};
 use byhash::verify::{build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
 use byhash::wire::{Busy, Found, HaveAnswer, HaveReply, Message, NotFound, Refused, RefusedReason, Request, encode};
 use tokio::io::AsyncWriteExt;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::node_id;
 
@@ -71,17 +72,19 @@ pub const VICES: &[Vice] = &[
     Vice::UnknownMessage,
 ];
 
-/// Starts node `number`, which has `content` and `vice`.
-pub fn start(network: &MemoryNetwork, number: u8, content: &[u8], vice: Vice) {
+/// Starts node `number`, which has `content` and `vice`. Aborting it closes its lanes too.
+pub fn start(network: &MemoryNetwork, number: u8, content: &[u8], vice: Vice) -> AbortHandle {
     let mut acceptor = network.listen(node_id(number));
     let (hash, outboard) = build_outboard(content);
     let holder = Holder { hash, content: content.to_vec(), outboard, vice };
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
+        let mut lanes = JoinSet::new();
         while let Ok(lane) = acceptor.accept().await {
             let holder = holder.clone();
-            tokio::spawn(async move { holder.serve(lane).await });
+            lanes.spawn(async move { holder.serve(lane).await });
         }
     });
+    task.abort_handle()
 }
 
 #[derive(Clone)]
@@ -142,7 +145,7 @@ impl Holder {
         let size = self.content.len() as u64;
         let total_len = match self.vice {
             Vice::ClaimsMore(more) => size + more,
-            Vice::ClaimsLess(less) => size - less,
+            Vice::ClaimsLess(less) => size.saturating_sub(less),
             _ => size,
         };
         lane.write_all(&encode(&Message::Found(Found { transfer_id: id, total_len }))).await.ok()?;

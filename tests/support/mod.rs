@@ -2,17 +2,20 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod hostile;
+pub mod slow;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use byhash::holders::Holders;
-use byhash::ids::{BlobRange, ContentHash, PeerId};
+use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store};
 use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, Server};
-use byhash::transport::memory::MemoryNetwork;
+use byhash::transport::memory::{MemoryDialer, MemoryNetwork};
+use byhash::transport::{BoxLane, Dialer, write_message};
+use byhash::wire::{GROUP_LEN, Message, Request};
 use tokio::sync::watch;
 
 /// Bytes that no compressor or accident makes: the output of BLAKE3 for `seed`.
@@ -25,6 +28,15 @@ pub fn content(seed: u64, len: usize) -> Vec<u8> {
 /// The id of the node with this number.
 pub fn node_id(number: u8) -> PeerId {
     PeerId::from_bytes([number; 32])
+}
+
+/// Asks for the first `len` bytes of a blob over a new lane, and leaves the answer there.
+pub async fn ask_and_take_nothing(dialer: &MemoryDialer, holder: PeerId, hash: ContentHash, len: u64) -> BoxLane {
+    let mut lane = dialer.dial(&MemoryNetwork::spec(holder)).await.unwrap();
+    let (transfer_id, len) = (TransferId::next(), len.next_multiple_of(GROUP_LEN));
+    let request = Request { transfer_id, hash, start: 0, len, weight: 1, prove_size: false };
+    write_message(&mut lane, &Message::Request(request)).await.unwrap();
+    lane
 }
 
 /// A node of a memory network, with a store of its own.
@@ -46,12 +58,24 @@ impl TestNode {
 
     /// The same with a cache of `capacity` bytes.
     pub fn with_capacity(network: &MemoryNetwork, number: u8, peers: &[u8], capacity: u64) -> Self {
+        let dialer = Arc::new(network.dialer(node_id(number)));
+        Self::with_dialer(network, number, peers, capacity, dialer)
+    }
+
+    /// The same that dials its own way.
+    pub fn with_dialer(
+        network: &MemoryNetwork,
+        number: u8,
+        peers: &[u8],
+        capacity: u64,
+        dialer: Arc<dyn Dialer>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (id, metrics) = (node_id(number), Arc::new(Metrics::default()));
         let config = Config { dir: dir.path().to_owned(), capacity, keep_free: 0 };
         let store = Store::open(config, metrics.clone()).unwrap();
         let specs = peers.iter().map(|peer| MemoryNetwork::spec(node_id(*peer))).collect();
-        let holders = Holders::new(specs, Arc::new(network.dialer(id)), metrics.clone());
+        let holders = Holders::new(specs, dialer, metrics.clone());
         let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(Server::new(store.clone(), metrics.clone()).run(network.listen(id), stopped));

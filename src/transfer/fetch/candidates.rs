@@ -34,6 +34,21 @@ struct Candidate {
     not_before: Option<Instant>,
 }
 
+impl Candidate {
+    /// Whether it can take an exchange of this priority now.
+    fn is_free(&self, priority: Priority, now: Instant) -> bool {
+        let most = if priority == Priority::Foreground { BULK_LANES + SMALL_LANES } else { BULK_LANES };
+        self.flights < most && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// Takes note that it does not have `groups`. True if nothing is left that it could have.
+    fn has_not(&mut self, groups: &RangeSet<u64>) -> bool {
+        let Some(has) = &mut self.has else { return true };
+        groups.iter().for_each(|groups| has.remove(groups.clone()));
+        has.is_empty()
+    }
+}
+
 /// What was said by those who cannot help.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Verdicts {
@@ -73,6 +88,8 @@ impl Candidates {
             Finding::Has(index, said) if !self.banned.contains(&index) => {
                 let has = match said {
                     HaveAnswer::Partial { ranges } if !ranges.is_empty() => {
+                        // If nobody else has the rest, nobody who is there has it.
+                        self.verdicts.said_no = true;
                         Some(ranges.into_iter().map(|(start, end)| start..end).collect())
                     }
                     _ => None,
@@ -100,6 +117,38 @@ impl Candidates {
         self.usable.len()
     }
 
+    /// The groups that any of them has; `None`: all.
+    pub fn held(&self) -> Option<RangeSet<u64>> {
+        let mut held = RangeSet::new();
+        for candidate in &self.usable {
+            held.extend(candidate.has.as_ref()?.iter().cloned());
+        }
+        Some(held)
+    }
+
+    /// The first of `groups` but its first that any of them has said to have; its end if there is none.
+    pub fn next_held(&self, groups: &Range<u64>) -> u64 {
+        let rest = groups.start + 1..groups.end;
+        let starts = self.usable.iter().filter_map(|candidate| candidate.has.as_ref());
+        let starts = starts.filter_map(|has| Some(has.overlapping(&rest).next()?.start.max(rest.start)));
+        starts.min().unwrap_or(groups.end)
+    }
+
+    /// Whether any of them can take an exchange of this priority now.
+    pub fn any_free(&self, priority: Priority, now: Instant) -> bool {
+        self.usable.iter().any(|candidate| candidate.is_free(priority, now))
+    }
+
+    /// Counts the exchanges anew, given the index of the holder of each.
+    pub fn count_flights(&mut self, flights: impl Iterator<Item = usize>) {
+        self.usable.iter_mut().for_each(|candidate| candidate.flights = 0);
+        for index in flights {
+            if let Some(candidate) = self.usable.iter_mut().find(|candidate| candidate.index == index) {
+                candidate.flights += 1;
+            }
+        }
+    }
+
     /// Whether some holder said yes and was lost later: worth asking around again.
     pub fn lost_some(&self) -> bool {
         self.verdicts.lost
@@ -122,17 +171,12 @@ impl Candidates {
         groups: &Range<u64>,
         priority: Priority,
         without: &[usize],
+        now: Instant,
     ) -> Option<(usize, Arc<Peer>, Range<u64>)> {
-        let now = Instant::now();
-        let most = if priority == Priority::Foreground { BULK_LANES + SMALL_LANES } else { BULK_LANES };
         let best = self
             .usable
             .iter_mut()
-            .filter(|candidate| {
-                candidate.flights < most
-                    && !without.contains(&candidate.index)
-                    && candidate.not_before.is_none_or(|at| at <= now)
-            })
+            .filter(|candidate| candidate.is_free(priority, now) && !without.contains(&candidate.index))
             .filter_map(|candidate| {
                 let end = match &candidate.has {
                     None => groups.end,
@@ -148,8 +192,7 @@ impl Candidates {
     }
 
     /// The earliest time at which a paused holder may be asked again.
-    pub fn next_retry(&self) -> Option<Instant> {
-        let now = Instant::now();
+    pub fn next_retry(&self, now: Instant) -> Option<Instant> {
         self.usable.iter().filter_map(|candidate| candidate.not_before).filter(|at| *at > now).min()
     }
 
@@ -160,8 +203,8 @@ impl Candidates {
         }
     }
 
-    /// An exchange with the holder with index `index` ended.
-    pub fn note_end(&mut self, index: usize, error: Option<&ExchangeError>) {
+    /// An exchange with the holder with index `index` ended, of which the groups `left` did not come.
+    pub fn note_end(&mut self, index: usize, error: Option<&ExchangeError>, left: &RangeSet<u64>) {
         let Some(at) = self.usable.iter().position(|candidate| candidate.index == index) else { return };
         let candidate = &mut self.usable[at];
         candidate.flights = candidate.flights.saturating_sub(1);
@@ -169,7 +212,7 @@ impl Candidates {
         let remove = match error {
             ExchangeError::NotFound => {
                 self.verdicts.said_no = true;
-                true
+                candidate.has_not(left)
             }
             ExchangeError::Busy(pause) => {
                 candidate.not_before = Some(Instant::now() + (*pause).clamp(FAILURE_PAUSE, MAX_BUSY_PAUSE));

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::waiters::slice_of_groups;
 use crate::holders::Peer;
 use crate::ids::{ContentHash, TransferId};
-use crate::transfer::buffers::SEGMENT_LEN;
+use crate::transfer::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
 use crate::transfer::pending::Progress;
@@ -51,6 +51,10 @@ pub(super) struct Flight {
     pub changed: Instant,
     /// Nothing came for too long: its groups may be asked of others.
     pub stalled: bool,
+    /// Nobody wanted what was left of it at the last look.
+    pub unwanted: bool,
+    /// Content bytes verified at the last look.
+    pub received: u64,
     pub task: AbortHandle,
 }
 
@@ -113,6 +117,8 @@ pub(super) fn launch(
         seen: (false, 0),
         changed: Instant::now(),
         stalled: false,
+        unwanted: false,
+        received: 0,
         task,
     }
 }
@@ -170,7 +176,9 @@ impl Delivery {
         // From here on the fetch task waits for news of the write: `drop` sees to it that there is one.
         self.unwritten.push((first, bytes));
         let _ = self.events.send(event).await;
-        if self.unwritten.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= WRITE_LEN {
+        // Else all of the budget might lie with exchanges that wait for more of it.
+        let scarce = self.shared.budget.available() < BUDGET_LEN / 2;
+        if scarce || self.unwritten.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= WRITE_LEN {
             let permit = self.writes.clone().acquire_owned().await.ok();
             self.start_write(permit);
         }

@@ -6,6 +6,7 @@
 //! failing over, hedging a silent holder and using several holders at once are the same step.
 //!
 //! * `actor`: the task, its commands and events.
+//! * `plan`: what to ask of whom next; `patience`: how long to wait, and when to give up.
 //! * `waiters`: who waits for which groups.
 //! * `candidates`: who may be asked, and what those who may not be had to say.
 //! * `flight`: one exchange under way, and where its bytes go.
@@ -13,6 +14,8 @@
 mod actor;
 mod candidates;
 mod flight;
+mod patience;
+mod plan;
 mod waiters;
 
 pub use actor::{Command, spawn};

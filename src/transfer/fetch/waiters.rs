@@ -53,6 +53,8 @@ pub(super) struct Waiter {
     /// The groups that have not come yet.
     pub left: RangeSet<u64>,
     pub priority: Priority,
+    /// How many surveys had been begun when it came.
+    pub born: u64,
     pub reply: oneshot::Sender<Result<Filled, FetchError>>,
 }
 
@@ -115,9 +117,9 @@ impl Waiters {
         });
     }
 
-    /// Tells all that it cannot be done.
-    pub fn fail(&mut self, error: &FetchError) {
-        for waiter in self.waiting.drain(..) {
+    /// Tells those for which `lost` says so that it cannot be done.
+    pub fn fail_if(&mut self, error: &FetchError, mut lost: impl FnMut(&Waiter) -> bool) {
+        for waiter in self.waiting.extract_if(.., |waiter| lost(waiter)) {
             let _ = waiter.reply.send(Err(error.clone()));
         }
     }
@@ -152,7 +154,7 @@ mod tests {
     ) -> (Waiter, oneshot::Receiver<Result<Filled, FetchError>>) {
         let (reply, answer) = oneshot::channel();
         let left = RangeSet::from_iter([groups]);
-        (Waiter { destination: Some(Destination::new(range)), left, priority, reply }, answer)
+        (Waiter { destination: Some(Destination::new(range)), left, priority, born: 0, reply }, answer)
     }
 
     #[test]

@@ -29,6 +29,12 @@ const MAX_LANES_PER_PEER: usize = 64;
 /// Requests answered at the same time; two segments of memory each.
 const MAX_SERVING: usize = 64;
 
+/// Requests of one peer answered at the same time. Twice the lanes that a node of ours uses, and
+/// a quarter of all: no peer that takes its time keeps the others from being served.
+const MAX_SERVING_PER_PEER: usize = 16;
+
+const _: () = assert!(MAX_SERVING_PER_PEER * 4 <= MAX_SERVING);
+
 /// What a peer that came too many is told to wait.
 const BUSY_PAUSE_MS: u32 = 50;
 
@@ -45,12 +51,14 @@ pub struct Server {
     metrics: Arc<Metrics>,
     serving: Semaphore,
     lanes: DashMap<PeerId, usize>,
+    serving_of: DashMap<PeerId, usize>,
 }
 
 impl Server {
     /// A server of what `store` holds.
     pub fn new(store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { store, metrics, serving: Semaphore::new(MAX_SERVING), lanes: DashMap::new() })
+        let serving = Semaphore::new(MAX_SERVING);
+        Arc::new(Self { store, metrics, serving, lanes: DashMap::new(), serving_of: DashMap::new() })
     }
 
     /// Serves the lanes that `acceptor` brings until `shutdown` becomes true; then lets what is
@@ -87,7 +95,7 @@ impl Server {
 
     async fn lane(&self, mut lane: BoxLane, mut shutdown: watch::Receiver<bool>) {
         let peer = lane.peer();
-        let Some(_place) = Place::take(&self.lanes, peer) else {
+        let Some(_place) = Place::take(&self.lanes, peer, MAX_LANES_PER_PEER) else {
             tracing::info!(peer = %peer.short(), "lane closed: the peer has {MAX_LANES_PER_PEER} already");
             return;
         };
@@ -116,13 +124,16 @@ impl Server {
     async fn answer(&self, lane: &mut BoxLane, message: Message) -> Result<(), ServeError> {
         match message {
             Message::Have(have) => self.answer_have(lane, have).await,
-            Message::Request(request) => match self.serving.try_acquire() {
-                Ok(_slot) => self.answer_request(lane, request).await,
-                Err(_) => {
-                    let busy = Busy { transfer_id: request.transfer_id, retry_after_ms: BUSY_PAUSE_MS };
-                    send(lane, &Message::Busy(busy)).await
+            Message::Request(request) => {
+                let place = Place::take(&self.serving_of, lane.peer(), MAX_SERVING_PER_PEER);
+                match place.and_then(|place| Some((place, self.serving.try_acquire().ok()?))) {
+                    Some(_slot) => self.answer_request(lane, request).await,
+                    None => {
+                        let busy = Busy { transfer_id: request.transfer_id, retry_after_ms: BUSY_PAUSE_MS };
+                        send(lane, &Message::Busy(busy)).await
+                    }
                 }
-            },
+            }
             _ => Err(ServeError::OutOfTurn),
         }
     }
@@ -161,28 +172,28 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// A peer's claim to one of its lanes, given back when dropped.
+/// A peer's claim to one of the few things counted, given back when dropped.
 struct Place<'a> {
-    lanes: &'a DashMap<PeerId, usize>,
+    counts: &'a DashMap<PeerId, usize>,
     peer: PeerId,
 }
 
 impl<'a> Place<'a> {
-    fn take(lanes: &'a DashMap<PeerId, usize>, peer: PeerId) -> Option<Self> {
-        let mut count = lanes.entry(peer).or_insert(0);
-        if *count >= MAX_LANES_PER_PEER {
+    fn take(counts: &'a DashMap<PeerId, usize>, peer: PeerId, most: usize) -> Option<Self> {
+        let mut count = counts.entry(peer).or_insert(0);
+        if *count >= most {
             return None;
         }
         *count += 1;
-        Some(Self { lanes, peer })
+        Some(Self { counts, peer })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if let Some(mut count) = self.lanes.get_mut(&self.peer) {
+        if let Some(mut count) = self.counts.get_mut(&self.peer) {
             *count -= 1;
         }
-        self.lanes.remove_if(&self.peer, |_, count| *count == 0);
+        self.counts.remove_if(&self.peer, |_, count| *count == 0);
     }
 }

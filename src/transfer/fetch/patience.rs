@@ -1,0 +1,206 @@
+//! How long to wait, for whom, and when to give up.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rangemap::RangeSet;
+use tokio::time::Instant;
+
+use super::actor::{Actor, is_long};
+use super::plan::FIRST_GROUPS;
+use crate::transfer::FetchError;
+
+/// How often exchanges are looked after.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The least time without progress after which a range is asked of another holder as well.
+const MIN_STALL: Duration = Duration::from_millis(200);
+
+/// Round trips without progress that count as a stall.
+const STALL_ROUND_TRIPS: u32 = 4;
+
+/// How long an exchange may wait for its lane before it counts as stalled.
+const LANE_STALL: Duration = Duration::from_secs(1);
+
+/// Surveys for one want: the first, and some more in case a lost holder comes back.
+const MAX_SURVEYS: u32 = 4;
+
+/// The pause before asking around again.
+const SURVEY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long those who want something wait while nothing at all is verified and no holder has
+/// fallen silent for good (one that is always busy, or sends a byte a second). The seed's bound on
+/// a transfer.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the task knows of time.
+pub(super) struct Patience {
+    /// When to look after the exchanges next.
+    tick_at: Instant,
+    /// When something was verified last, or wanted first.
+    moved_at: Instant,
+    /// Surveys since then.
+    surveys: u32,
+    /// Surveys in all.
+    pub surveys_begun: u64,
+    /// When to ask around again.
+    survey_after: Option<Instant>,
+}
+
+impl Patience {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self { tick_at: now, moved_at: now, surveys: 0, surveys_begun: 0, survey_after: None }
+    }
+
+    /// Something moves: waiting begins anew.
+    pub fn renew(&mut self) {
+        self.surveys = 0;
+        self.moved_at = Instant::now();
+    }
+}
+
+impl Actor {
+    /// Finds the exchanges that make no progress and those that nobody wants any more, if it is time.
+    pub(super) fn look_after_flights(&mut self, now: Instant) {
+        if now < self.patience.tick_at {
+            return;
+        }
+        self.patience.tick_at = now + TICK;
+        self.break_off_unwanted();
+        for flight in self.flights.values_mut() {
+            let progress = &flight.progress;
+            let seen = (progress.sent.load(Relaxed), progress.wire.load(Relaxed));
+            let received = progress.received.load(Relaxed);
+            if received != flight.received {
+                flight.received = received;
+                self.patience.moved_at = now;
+            }
+            if seen != flight.seen || progress.held_up.load(Relaxed) {
+                flight.seen = seen;
+                flight.changed = now;
+                flight.stalled = false;
+                continue;
+            }
+            let patience = match flight.peer.round_trip() {
+                _ if !seen.0 => LANE_STALL,
+                Some(round_trip) => MIN_STALL.max(round_trip * STALL_ROUND_TRIPS),
+                None => MIN_STALL,
+            };
+            if !flight.stalled && now - flight.changed >= patience {
+                flight.stalled = true;
+                flight.peer.note_stall();
+            }
+        }
+    }
+
+    /// Breaks off exchanges that make no progress or of which much is still to come, if nobody wanted
+    /// any of it at two looks in a row: another holder was faster, or the reader went elsewhere.
+    fn break_off_unwanted(&mut self) {
+        if self.size.is_none() {
+            return;
+        }
+        let (waiters, ahead) = (&self.waiters, &self.ahead);
+        let is_wanted = |left: &RangeSet<u64>| {
+            left.iter()
+                .any(|groups| ahead.overlaps(groups) || waiters.iter().any(|waiter| waiter.left.overlaps(groups)))
+        };
+        let ended = self.flights.extract_if(|_, flight| {
+            let was_unwanted = std::mem::replace(&mut flight.unwanted, !is_wanted(&flight.left));
+            was_unwanted && flight.unwanted && (flight.stalled || is_long(flight))
+        });
+        for (_, flight) in ended {
+            self.candidates.note_end(flight.peer_index, None, &flight.left);
+        }
+    }
+
+    /// Starts a survey when one is due, and gives up for those whom nobody can help.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if self.has_demand() && now - self.patience.moved_at >= PROGRESS_DEADLINE {
+            self.fail_all(&FetchError::TimedOut);
+        }
+        if self.survey.is_some() || !self.has_demand() && self.ahead.is_empty() {
+            return;
+        }
+        if self.patience.survey_after.is_some_and(|after| now < after) {
+            return;
+        }
+        if self.patience.survey_after.take().is_some() {
+            return self.ask_around();
+        }
+        let hopeless = self.give_up();
+        let stuck = self.has_demand() && self.flights.values().all(|flight| flight.stalled);
+        if hopeless || stuck && self.patience.surveys < MAX_SURVEYS {
+            match self.patience.surveys {
+                0 => self.ask_around(),
+                _ => self.patience.survey_after = Some(now + SURVEY_PAUSE),
+            }
+        }
+    }
+
+    fn ask_around(&mut self) {
+        self.patience.surveys += 1;
+        self.patience.surveys_begun += 1;
+        self.candidates.forget_verdicts();
+        self.survey = Some(self.shared.holders.survey(self.hash));
+    }
+
+    /// Tells those who want what no holder has, when enough was asked for them. True if there are
+    /// others for whom it is worth asking around.
+    fn give_up(&mut self) -> bool {
+        let Some(held) = self.candidates.held() else { return false };
+        let mut coming = self.landing.clone();
+        for flight in self.flights.values() {
+            coming.extend(flight.left.iter().cloned());
+        }
+        let begun = self.patience.surveys_begun;
+        let most = if self.candidates.lost_some() { u64::from(MAX_SURVEYS) } else { 1 };
+        let is_enough = |born: u64| begun - born >= most;
+        let error = self.candidates.error();
+        let mut hopeless = false;
+        if self.size.is_none() {
+            if coming.overlaps(&FIRST_GROUPS) || held.contains(&FIRST_GROUPS.start) {
+                return false;
+            }
+            for waiter in self.sizes_wanted.extract_if(.., |waiter| is_enough(waiter.born)) {
+                let _ = waiter.reply.send(Err(error.clone()));
+            }
+            hopeless |= !self.sizes_wanted.is_empty();
+        }
+        let is_lost = |left: &RangeSet<u64>| {
+            left.iter().any(|groups| coming.gaps(groups).any(|gap| held.gaps(&gap).next().is_some()))
+        };
+        self.waiters.fail_if(&error, |waiter| {
+            let lost = is_lost(&waiter.left);
+            hopeless |= lost && !is_enough(waiter.born);
+            lost && is_enough(waiter.born)
+        });
+        // What is wanted ahead is worth one survey.
+        if is_lost(&self.ahead) {
+            if begun == 0 {
+                hopeless = true;
+            } else {
+                let lost: Vec<_> = self.ahead.iter().flat_map(|groups| held.gaps(groups)).collect();
+                lost.into_iter().for_each(|groups| self.ahead.remove(groups));
+            }
+        }
+        hopeless
+    }
+
+    /// Tells all that it cannot be done.
+    fn fail_all(&mut self, error: &FetchError) {
+        for waiter in self.sizes_wanted.drain(..) {
+            let _ = waiter.reply.send(Err(error.clone()));
+        }
+        self.waiters.fail_if(error, |_| true);
+        self.ahead = RangeSet::new();
+    }
+
+    /// When something is to be done even if nothing happens.
+    pub(super) fn next_wake(&self, now: Instant) -> Instant {
+        let retry = self.candidates.next_retry(now);
+        let survey = self.patience.survey_after.filter(|_| self.survey.is_none() && self.has_demand());
+        let wake = [retry, survey].into_iter().flatten().fold(self.patience.tick_at, Instant::min);
+        wake.max(now + Duration::from_millis(1))
+    }
+}

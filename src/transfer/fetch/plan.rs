@@ -1,0 +1,111 @@
+//! What to ask of whom next.
+
+use std::ops::Range;
+
+use rangemap::RangeSet;
+use tokio::time::Instant;
+
+use super::actor::{Actor, group_total};
+use super::flight::launch;
+use crate::holders::LaneKind;
+use crate::transfer::Priority;
+use crate::transfer::buffers::SEGMENT_LEN;
+use crate::transfer::exchange::{Ask, SMALL_LEN};
+use crate::transfer::recent::SEGMENT_GROUPS;
+use crate::verify::GROUP_LEN;
+use crate::wire::MAX_RANGE_LEN;
+
+/// Bytes asked for by the exchange that proves the size: small blobs come whole with it, and of a
+/// large one little is fetched that nobody may want.
+const FIRST_LEN: u64 = 64 * 1024;
+
+/// The groups that the exchange that proves the size asks for.
+pub(super) const FIRST_GROUPS: Range<u64> = 0..FIRST_LEN / GROUP_LEN;
+
+/// Bytes of the longest exchange. A quarter of what the wire allows: short enough to be spread
+/// over holders, long enough that a round trip more does not matter.
+const PIECE_LEN: u64 = MAX_RANGE_LEN / 4;
+
+/// Exchanges of one blob under way at the same time, those not counted that make no progress.
+const MAX_FLIGHTS: usize = 32;
+
+/// Pieces that nobody can take now and that are passed over, in one round of planning.
+const MAX_PASSED: usize = 64;
+
+const _: () = assert!(FIRST_LEN.is_multiple_of(GROUP_LEN) && PIECE_LEN.is_multiple_of(SEGMENT_LEN as u64));
+
+impl Actor {
+    /// Gives what is wanted and not under way to holders, as far as they can take it.
+    pub(super) fn plan(&mut self, now: Instant) {
+        let mut passed = 0;
+        let mut moving = self.flights.values().filter(|flight| !flight.stalled).count();
+        let mut covered = self.landing.clone();
+        for flight in self.flights.values().filter(|flight| !flight.stalled) {
+            covered.extend(flight.left.iter().cloned());
+        }
+        while moving < MAX_FLIGHTS && passed < MAX_PASSED {
+            let Some((groups, priority)) = self.next_piece(&covered) else { return };
+            if !self.candidates.any_free(priority, now) {
+                return;
+            }
+            let stalled = || self.flights.values().filter(|flight| flight.stalled);
+            let silent: Vec<usize> = stalled().map(|flight| flight.peer_index).collect();
+            let hedged: Vec<usize> =
+                stalled().filter(|flight| flight.left.overlaps(&groups)).map(|flight| flight.peer_index).collect();
+            // Rather somebody who is not silent, if there is one.
+            let chosen = self
+                .candidates
+                .choose(&groups, priority, &silent, now)
+                .or_else(|| self.candidates.choose(&groups, priority, &hedged, now));
+            let Some((index, peer, groups)) = chosen else {
+                // What stands behind it may be had.
+                covered.insert(groups.start..self.candidates.next_held(&groups));
+                passed += 1;
+                continue;
+            };
+            if !hedged.is_empty() {
+                self.shared.metrics.exchanges_hedged.inc();
+            }
+            let small = priority == Priority::Foreground && (groups.end - groups.start) * GROUP_LEN <= SMALL_LEN;
+            let lane = if small { LaneKind::Small } else { LaneKind::Bulk };
+            let ask = Ask { hash: self.hash, groups, size: self.size, lane };
+            covered.insert(ask.groups.clone());
+            moving += 1;
+            let number = self.next_flight;
+            self.next_flight += 1;
+            let flight = launch(&self.shared, number, index, peer, ask, self.turn.clone(), self.events_sender.clone());
+            self.flights.insert(number, flight);
+        }
+    }
+
+    /// The next groups to ask for that are not in `covered`.
+    fn next_piece(&self, covered: &RangeSet<u64>) -> Option<(Range<u64>, Priority)> {
+        if self.size.is_none() {
+            let wanted = (self.has_demand() || !self.ahead.is_empty()) && !covered.overlaps(&FIRST_GROUPS);
+            return wanted.then_some((FIRST_GROUPS, Priority::Foreground));
+        }
+        for waiter in self.waiters.iter() {
+            if let Some(start) = waiter.left.iter().find_map(|range| covered.gaps(range).next()) {
+                return Some((self.extend(start, covered), waiter.priority));
+            }
+        }
+        let start = self.ahead.iter().find_map(|range| covered.gaps(range).next())?;
+        let piece = self.extend(start.start..start.start + 1, covered);
+        Some((piece, Priority::ReadAhead))
+    }
+
+    /// Lengthens `piece` by what is wanted behind it, up to the length that spreads the work.
+    fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>) -> Range<u64> {
+        let share = group_total(&self.ahead) / (4 * self.candidates.len().max(1)) as u64;
+        let longest = share.clamp(SEGMENT_GROUPS, PIECE_LEN / GROUP_LEN);
+        let most = piece.start + longest.max((piece.end - piece.start).min(PIECE_LEN / GROUP_LEN));
+        // Cut where segments end.
+        let most = (most / SEGMENT_GROUPS * SEGMENT_GROUPS).max((piece.start / SEGMENT_GROUPS + 1) * SEGMENT_GROUPS);
+        let mut end = piece.end.min(most);
+        if let Some(behind) = self.ahead.get(&end).or_else(|| self.ahead.get(&(end - 1))) {
+            end = end.max(behind.end.min(most));
+        }
+        let free = covered.gaps(&(piece.start..end)).next().map_or(end, |gap| gap.end);
+        piece.start..free.max(piece.start + 1)
+    }
+}

@@ -1,0 +1,221 @@
+//! The engine where something is scarce: memory, the link, lanes, room, honest holders.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use byhash::ids::{BlobRange, ContentHash};
+use byhash::transfer::{BlobSource, FetchError, Priority};
+use byhash::transport::memory::{Fault, MemoryNetwork};
+use support::hostile::{self, Vice};
+use support::slow::{Link, SlowDialer};
+use support::{TestNode, content, node_id};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GROUP: u64 = 16 * 1024;
+
+/// Longer than the engine may take to give up.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A node behind a link.
+fn behind(link: Link, network: &MemoryNetwork, number: u8, peers: &[u8]) -> TestNode {
+    let dialer = SlowDialer::new(network.dialer(node_id(number)), link);
+    TestNode::with_dialer(network, number, peers, 1 << 30, Arc::new(dialer))
+}
+
+/// At 20 ms a round trip the four lanes for small things carry 300 questions within the deadline.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_names_can_be_looked_up_at_once_over_a_long_way() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = behind(Link::new(Duration::from_millis(20), u64::MAX), &network, 2, &[1]);
+    let held = holder.hold(b"held");
+    let mut lookups = JoinSet::new();
+    for i in 0..1000u32 {
+        let engine = node.engine.clone();
+        lookups.spawn(async move { engine.size(ContentHash::of(&i.to_le_bytes())).await });
+    }
+    let start = Instant::now();
+    while let Some(found) = lookups.join_next().await {
+        assert_eq!(found.unwrap(), Err(FetchError::NotFound));
+    }
+    assert!(start.elapsed() < Duration::from_millis(1800), "{:?}", start.elapsed());
+    assert_eq!(node.engine.size(held).await, Ok(4));
+    assert!(node.metrics.have_queries.get() < 100, "{} messages", node.metrics.have_queries.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_holder_is_hedged_while_another_delivers() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    // Four lanes bring a segment each every 20 ms or so: the honest holder never pauses for long.
+    let node = behind(Link::new(Duration::from_millis(1), 60_000_000), &network, 3, &[1, 2]);
+    let bytes = content(1, 60 * MIB);
+    let hash = holder.hold(&bytes);
+    hostile::start(&network, 2, &bytes, Vice::SilentToRequests);
+    let reader = node.open(hash).await.unwrap();
+    reader.prefetch(BlobRange::new(0, 60 * MIB as u64));
+    for at in (0..60 * MIB).step_by(MIB) {
+        let start = Instant::now();
+        let range = BlobRange::new(at as u64, (at + MIB) as u64);
+        assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[at..at + MIB]);
+        assert!(start.elapsed() < Duration::from_millis(400), "the read at {at} took {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_has_holds_up_no_other_reader_of_the_blob() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let part = TestNode::start(&network, 2, &[1]);
+    let node = behind(Link::new(Duration::from_millis(1), 1_000_000), &network, 3, &[2]);
+    let bytes = content(2, 20 * MIB);
+    let hash = holder.hold(&bytes);
+    let reader = part.open(hash).await.unwrap();
+    reader.read(BlobRange::new(4 * MIB as u64, 20 * MIB as u64), Priority::Foreground).await.unwrap();
+    let reader = node.open(hash).await.unwrap();
+    let lost = tokio::spawn({
+        let reader = reader.clone();
+        async move {
+            let start = Instant::now();
+            let read = reader.read(BlobRange::new(MIB as u64, MIB as u64 + 1), Priority::Foreground).await;
+            assert_eq!(read, Err(FetchError::NotFound), "somebody is there, and has none of it");
+            assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        }
+    });
+    tokio::task::yield_now().await;
+    for i in 4..14 {
+        let range = BlobRange::new(i * MIB as u64, (i + 1) * MIB as u64);
+        assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[i as usize * MIB..][..MIB]);
+    }
+    assert!(lost.is_finished(), "the reader of what nobody has waits for the others");
+    lost.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_always_busy_ends_in_an_error_and_hides_nobody() {
+    let network = MemoryNetwork::new();
+    let bytes = content(3, MIB);
+    let honest = TestNode::start(&network, 1, &[]);
+    hostile::start(&network, 2, &bytes, Vice::AlwaysBusy);
+    let node = TestNode::start(&network, 3, &[1, 2]);
+    let hash = honest.hold(&bytes);
+    network.set_fault(node_id(1), Fault::Refuse);
+    let read = timeout(LIMIT, node.read(hash, MIB as u64)).await.expect("an answer within a minute");
+    assert_eq!(read, Err(FetchError::TimedOut));
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        network.set_fault(node_id(1), Fault::None);
+    };
+    let (read, ()) = tokio::join!(node.read(hash, MIB as u64), back);
+    assert!(read.unwrap() == bytes, "the honest one came back while the other was busy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_lane_broke_is_kept() {
+    let network = MemoryNetwork::new();
+    let bytes = content(4, MIB);
+    hostile::start(&network, 1, &bytes, Vice::CutsAfter(200_000));
+    let node = TestNode::start(&network, 2, &[1]);
+    let read = node.read(ContentHash::of(&bytes), MIB as u64).await;
+    assert!(read.expect("each lane brings some of it") == bytes);
+    assert!(node.metrics.fetched_wire_bytes.get() < 2 * MIB as u64, "{}", node.metrics.fetched_wire_bytes.get());
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_are_found_while_a_slow_link_is_full() {
+    let network = MemoryNetwork::new();
+    let holders: Vec<_> = (1..4).map(|number| TestNode::start(&network, number, &[])).collect();
+    let node = behind(Link::new(Duration::from_millis(30), 300_000), &network, 4, &[1, 2, 3]);
+    let bytes = content(5, 2 * MIB);
+    let hash = holders.iter().map(|holder| holder.hold(&bytes)).last().unwrap();
+    let reader = node.open(hash).await.unwrap();
+    reader.prefetch(BlobRange::new(0, 2 * MIB as u64));
+    let other = tokio::spawn({
+        let engine = node.engine.clone();
+        async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            timeout(Duration::from_millis(1800), engine.size(ContentHash::of(b"nobody has this"))).await
+        }
+    });
+    for at in (0..2 * MIB).step_by(128 * KIB) {
+        let range = BlobRange::new(at as u64, (at + 128 * KIB) as u64);
+        assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[at..at + 128 * KIB]);
+    }
+    assert_eq!(other.await.unwrap(), Ok(Err(FetchError::NotFound)));
+    let carried = node.metrics.fetched_wire_bytes.get();
+    assert!(carried < 3 * MIB as u64, "{carried} bytes for {}", bytes.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_holder_brought_is_not_waited_for_a_second_time() {
+    let network = MemoryNetwork::new();
+    let holders: Vec<_> = (1..3).map(|number| TestNode::start(&network, number, &[])).collect();
+    let node = behind(Link::new(Duration::from_millis(1), 4_000_000), &network, 3, &[1, 2]);
+    let bytes = content(9, 30 * MIB);
+    let hash = holders.iter().map(|holder| holder.hold(&bytes)).last().unwrap();
+    let reader = node.open(hash).await.unwrap();
+    reader.prefetch(BlobRange::new(0, 30 * MIB as u64));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    network.set_fault(node_id(1), Fault::BlackHole);
+    // Long enough for the other to be done with its own pieces and to begin with these.
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    network.set_fault(node_id(1), Fault::None);
+    for at in (0..30 * MIB).step_by(MIB) {
+        let range = BlobRange::new(at as u64, (at + MIB) as u64);
+        assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[at..at + MIB]);
+    }
+    let carried = node.metrics.fetched_wire_bytes.get();
+    assert!(carried < 36 * MIB as u64, "{carried} bytes for {}", bytes.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_does_not_fit_is_not_fetched_again_and_again() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::with_capacity(&network, 2, &[1], MIB as u64);
+    let bytes = content(6, 50 * MIB);
+    let hash = holder.hold(&bytes);
+    node.engine.fetch(hash, |_, _| {}).await.unwrap();
+    let fetched = node.metrics.fetched_bytes.get();
+    assert!(fetched < 60 * MIB as u64, "{fetched}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_cannot_be_read_is_read_around() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    let bytes = content(7, 30 * MIB);
+    let hash = holder.hold(&bytes);
+    node.engine.fetch(hash, |_, _| {}).await.unwrap();
+    node.store.flush().unwrap();
+    // The fetch task lets go of its files; then a file stands where their directory was.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let shard = node.dir().join("blobs").join(&hash.to_string()[..2]);
+    std::fs::rename(&shard, node.dir().join("away")).unwrap();
+    std::fs::write(&shard, b"").unwrap();
+    assert!(node.read(hash, MIB as u64).await.expect("the holder still has it") == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_requester_that_takes_nothing_does_not_keep_others_from_being_served() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    let bytes = content(8, 4 * MIB);
+    let hash = holder.hold(&bytes);
+    let greedy = network.dialer(node_id(9));
+    let mut lanes = Vec::new();
+    for _ in 0..64 {
+        lanes.push(support::ask_and_take_nothing(&greedy, node_id(1), hash, bytes.len() as u64).await);
+    }
+    let start = Instant::now();
+    assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
