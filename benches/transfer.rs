@@ -7,9 +7,9 @@
 //! * disk: the same bytes are read from a plain file that is in memory;
 //! * write: the same bytes are written to a plain file, as the store has to.
 //!
-//! Before each part that writes, a file of the same size is written and removed: in a virtual
-//! machine, memory that nobody has touched for a while is far slower to write to than the rest,
-//! which would measure the host.
+//! Before each part that fills memory, a file of as many bytes (three times the blob) is written and
+//! removed: in a virtual machine, memory that nobody has touched for a while is far slower to write
+//! to than the rest, which would measure the host.
 //!
 //! `cargo bench --bench transfer`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024) and
 //! BYHASH_BENCH_ROUNDS the number of rounds (3), BYHASH_BENCH_ONLY the part of a row's name that a
@@ -62,13 +62,13 @@ fn main() {
             wanted(0).then(|| runtime.block_on(floor(1, len))),
             wanted(1).then(|| runtime.block_on(floor(LANES, len))),
             wanted(2).then(|| {
-                write(&state.join("scratch"), len);
+                write(&state.join("scratch"), 3 * len);
                 engine(&runtime, &state.join("engine"), &peer, hash)
             }),
         ]
         .to_vec();
         if fuse && (wanted(3) || wanted(4)) {
-            write(&state.join("scratch"), len);
+            write(&state.join("scratch"), 3 * len);
             let mount = Mounted::start(&state, &peer);
             let file = mount.dir.join("by-hash").join(hash.to_string());
             let (own, nodes) = (cpu_time(), mount.cpu_time());

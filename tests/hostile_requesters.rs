@@ -23,7 +23,11 @@ async fn holder() -> (MemoryNetwork, TestNode, Request) {
 }
 
 async fn lane(network: &MemoryNetwork) -> BoxLane {
-    network.dialer(node_id(9)).dial(&MemoryNetwork::spec(node_id(1))).await.unwrap()
+    lane_of(network, 9).await
+}
+
+async fn lane_of(network: &MemoryNetwork, requester: u8) -> BoxLane {
+    network.dialer(node_id(requester)).dial(&MemoryNetwork::spec(node_id(1))).await.unwrap()
 }
 
 /// Whether the holder closes the lane without another byte.
@@ -31,9 +35,9 @@ async fn is_closed(lane: &mut BoxLane) -> bool {
     matches!(lane.read(&mut [0; 1]).await, Ok(0) | Err(_))
 }
 
-/// Whether an honest request is still answered.
+/// Whether the honest request of another node is still answered.
 async fn serves(network: &MemoryNetwork, request: &Request) -> bool {
-    let mut lane = lane(network).await;
+    let mut lane = lane_of(network, 8).await;
     write_message(&mut lane, &Message::Request(request.clone())).await.unwrap();
     matches!(read_message(&mut lane).await, Ok(Some(Message::Found(_))))
 }

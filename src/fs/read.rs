@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::failures::Failure;
+use super::handle::OpenFile;
 use super::{Filesystem, FsError};
 use crate::ids::BlobRange;
 use crate::transfer::{BlobReader, FetchError, Priority};
@@ -24,6 +25,17 @@ const PROGRESS: u64 = 128 * 1024;
 const AT_HAND: Duration = Duration::from_millis(200);
 
 impl Filesystem {
+    /// What [`Filesystem::read`] would return, if it can be had without waiting.
+    pub fn read_at_hand(&self, handle: u64, offset: u64, len: u32) -> Option<Bytes> {
+        let file = self.files.get(handle).ok()?;
+        let range = BlobRange::new(offset, offset.saturating_add(u64::from(len))).clip(file.reader.size());
+        let bytes = file.reader.read_at_hand(range).filter(|bytes| bytes.len() as u64 == range.len())?;
+        note_read(&file, range);
+        self.metrics.reads.inc();
+        self.metrics.read_bytes.add(bytes.len() as u64);
+        Some(bytes)
+    }
+
     /// Reads `len` bytes at `offset` of the file open as `handle`: all of them up to the end of
     /// the file, never fewer. Fails when [`READ_DEADLINE`] passes without progress. A range that
     /// failed a moment ago fails again at once; a part of it, unless it is at hand.
@@ -50,10 +62,7 @@ impl Filesystem {
             file.failures.lock().discount(start.elapsed(), Instant::now());
             return at_hand.ok_or_else(|| error.into());
         }
-        let ahead = file.read_ahead.lock().on_read(range);
-        if let Some(ahead) = ahead {
-            file.reader.prefetch(ahead);
-        }
+        note_read(&file, range);
         match read_while_it_comes(&*file.reader, range).await {
             Ok(bytes) if bytes.len() as u64 == range.len() => Ok(bytes),
             Ok(bytes) => Err(FsError::WrongLength { wanted: range.len(), got: bytes.len() as u64 }),
@@ -71,6 +80,17 @@ impl Filesystem {
 async fn read_at_hand(reader: &dyn BlobReader, range: BlobRange) -> Option<Bytes> {
     let bytes = timeout(AT_HAND, reader.read(range, Priority::Foreground)).await.ok()?.ok()?;
     (bytes.len() as u64 == range.len()).then_some(bytes)
+}
+
+/// Has fetched ahead what this read makes likely.
+fn note_read(file: &OpenFile, range: BlobRange) {
+    if range.is_empty() {
+        return;
+    }
+    let ahead = file.read_ahead.lock().on_read(range);
+    if let Some(ahead) = ahead {
+        file.reader.prefetch(ahead);
+    }
 }
 
 /// Reads `range`, giving up when a deadline passes in which too little of it arrived.

@@ -26,7 +26,7 @@ use crate::fs::{
 };
 
 /// How many requests of its own, such as read-ahead, the kernel may have under way. Its default
-/// of 12 starves read-ahead of several files; each is at most 1 MiB.
+/// of 12 starves read-ahead of several files; each is at most [`MAX_READ_LEN`](super::MAX_READ_LEN).
 const MAX_BACKGROUND: u16 = 64;
 
 /// Asked of the kernel one by one, because fuser refuses all of several when one is unknown.
@@ -197,6 +197,15 @@ impl fuser::Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // What is at hand is sent from here: handing it over would cost more than sending it.
+        let mut at_hand = None;
+        self.inline("read", |fs| {
+            let _runtime = self.runtime.enter();
+            at_hand = fs.read_at_hand(handle.0, offset, size);
+        });
+        if let Some(bytes) = at_hand {
+            return reply.data(&bytes);
+        }
         self.spawn("read", |fs| async move {
             match fs.read(handle.0, offset, size).await {
                 Ok(bytes) => reply.data(&bytes),

@@ -71,7 +71,7 @@ impl Reader {
                     continue;
                 };
                 let end = first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
-                destination.copy_from(first * GROUP_LEN, &bytes);
+                destination.take_from(first * GROUP_LEN, &bytes);
                 left.remove(first..end);
                 group = end;
             }
@@ -84,7 +84,7 @@ impl Reader {
                 let range = bytes_of(self.size, &held);
                 match self.read_stored(&blob, range).await {
                     Some(bytes) => {
-                        destination.copy_from(range.start, &bytes);
+                        destination.take_from(range.start, &bytes);
                         left.remove(held);
                     }
                     // Damaged groups are no longer held; what is, cannot be read.
@@ -97,9 +97,8 @@ impl Reader {
 
     /// Reads from the store; `None` if what is there turns out wrong or unreadable.
     async fn read_stored(&self, blob: &Arc<Blob>, range: BlobRange) -> Option<Bytes> {
-        let mut bytes = vec![0; range.len() as usize];
-        if blob.read_at_once(range.start, &mut bytes) {
-            return Some(Bytes::from(bytes));
+        if let Some(bytes) = read_cached(blob, range) {
+            return Some(bytes);
         }
         let blob = blob.clone();
         match tokio::task::spawn_blocking(move || blob.read(range)).await {
@@ -132,7 +131,7 @@ impl Reader {
         while rounds < MAX_ROUNDS {
             let unreadable = self.fill(&mut destination, &mut left).await;
             if left.is_empty() {
-                return Ok(Bytes::from(destination.bytes));
+                return Ok(destination.into_bytes());
             }
             let now = left.iter().map(|groups| groups.end - groups.start).sum();
             rounds = if now < least { 0 } else { rounds + 1 };
@@ -141,12 +140,21 @@ impl Reader {
             left = filled.left;
             destination = filled.destination.ok_or(FetchError::Cancelled)?;
             if left.is_empty() {
-                return Ok(Bytes::from(destination.bytes));
+                return Ok(destination.into_bytes());
             }
         }
         // The store kept losing what it had just been given.
         Err(FetchError::WrongBytes)
     }
+}
+
+/// Reads from the store what it takes neither the disk nor hashing to read.
+fn read_cached(blob: &Arc<Blob>, range: BlobRange) -> Option<Bytes> {
+    if !blob.is_complete() {
+        return None;
+    }
+    let mut bytes = vec![0; range.len() as usize];
+    blob.read_at_once(range.start, &mut bytes).then(|| Bytes::from(bytes))
 }
 
 impl BlobReader for Reader {
@@ -156,6 +164,14 @@ impl BlobReader for Reader {
 
     fn read(&self, range: BlobRange, priority: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>> {
         Box::pin(self.read_range(range, priority))
+    }
+
+    fn read_at_hand(&self, range: BlobRange) -> Option<Bytes> {
+        let range = range.clip(self.size);
+        self.remembered(range).or_else(|| {
+            let blob = self.blob.lock().clone()?;
+            read_cached(&blob, range)
+        })
     }
 
     fn prefetch(&self, range: BlobRange) {

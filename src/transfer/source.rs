@@ -103,6 +103,12 @@ pub trait BlobReader: Send + Sync + 'static {
     /// Dropping the future withdraws the wish.
     fn read(&self, range: BlobRange, priority: Priority) -> BoxFuture<'_, Result<Bytes, FetchError>>;
 
+    /// The bytes of `range` (clipped to the size) if they are at hand: verified, in memory, to be had
+    /// without waiting. `None` says nothing but that [`BlobReader::read`] is to be used.
+    fn read_at_hand(&self, _range: BlobRange) -> Option<Bytes> {
+        None
+    }
+
     /// Starts fetching what is missing of `range` and returns at once. A hint: it may do less.
     fn prefetch(&self, range: BlobRange);
 }

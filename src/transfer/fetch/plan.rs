@@ -26,6 +26,10 @@ pub(super) const FIRST_GROUPS: Range<u64> = 0..FIRST_LEN / GROUP_LEN;
 /// over holders, long enough that a round trip more does not matter.
 const PIECE_LEN: u64 = MAX_RANGE_LEN / 4;
 
+/// Bytes up to which an exchange is lengthened by what is wanted behind it, however little that is
+/// to be shared by: each exchange has a cost of its own, and its bytes come in order anyway.
+const MIN_PIECE_LEN: u64 = 4 * SEGMENT_LEN as u64;
+
 /// Exchanges of one blob under way at the same time, those not counted that make no progress.
 const MAX_FLIGHTS: usize = 32;
 
@@ -97,7 +101,7 @@ impl Actor {
     /// Lengthens `piece` by what is wanted behind it, up to the length that spreads the work.
     fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>) -> Range<u64> {
         let share = group_total(&self.ahead) / (4 * self.candidates.len().max(1)) as u64;
-        let longest = share.clamp(SEGMENT_GROUPS, PIECE_LEN / GROUP_LEN);
+        let longest = share.clamp(MIN_PIECE_LEN / GROUP_LEN, PIECE_LEN / GROUP_LEN);
         let most = piece.start + longest.max((piece.end - piece.start).min(PIECE_LEN / GROUP_LEN));
         // Cut where segments end.
         let most = (most / SEGMENT_GROUPS * SEGMENT_GROUPS).max((piece.start / SEGMENT_GROUPS + 1) * SEGMENT_GROUPS);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use rangemap::RangeSet;
 use tokio::sync::oneshot;
 
@@ -12,26 +13,53 @@ use crate::verify::{GROUP_LEN, bytes_of};
 /// The bytes that a read has so far.
 #[derive(Debug)]
 pub struct Destination {
-    /// The bytes of `range`; those of the groups in `left` are not there yet.
-    pub bytes: Vec<u8>,
-    /// What is read.
-    pub range: BlobRange,
+    range: BlobRange,
+    content: Content,
+}
+
+/// Memory is taken only when bytes have to be put together.
+#[derive(Debug)]
+enum Content {
+    Nothing,
+    /// All of the range, shared with who received it.
+    Whole(Bytes),
+    /// Some of the range; what has not come is zero.
+    Parts(Vec<u8>),
 }
 
 impl Destination {
     /// Room for `range`.
     pub fn new(range: BlobRange) -> Self {
-        Self { bytes: vec![0; range.len() as usize], range }
+        Self { range, content: Content::Nothing }
     }
 
-    /// Copies what `content`, which begins at byte `at` of the blob, has of the range.
-    pub fn copy_from(&mut self, at: u64, content: &[u8]) {
-        let start = at.max(self.range.start);
-        let end = (at + content.len() as u64).min(self.range.end);
-        if start < end {
-            let to = (start - self.range.start) as usize..(end - self.range.start) as usize;
-            let from = (start - at) as usize..(end - at) as usize;
-            self.bytes[to].copy_from_slice(&content[from]);
+    /// Takes what `content`, which begins at byte `at` of the blob, has of the range.
+    pub fn take_from(&mut self, at: u64, content: &Bytes) {
+        let range = self.range;
+        let start = at.max(range.start);
+        let end = (at + content.len() as u64).min(range.end);
+        if start >= end || matches!(self.content, Content::Whole(_)) {
+            return;
+        }
+        let from = (start - at) as usize..(end - at) as usize;
+        if start == range.start && end == range.end {
+            self.content = Content::Whole(content.slice(from));
+            return;
+        }
+        if matches!(self.content, Content::Nothing) {
+            self.content = Content::Parts(vec![0; range.len() as usize]);
+        }
+        if let Content::Parts(bytes) = &mut self.content {
+            bytes[(start - range.start) as usize..(end - range.start) as usize].copy_from_slice(&content[from]);
+        }
+    }
+
+    /// The bytes, once all of them have come.
+    pub fn into_bytes(self) -> Bytes {
+        match self.content {
+            Content::Nothing => Bytes::new(),
+            Content::Whole(bytes) => bytes,
+            Content::Parts(bytes) => Bytes::from(bytes),
         }
     }
 }
@@ -91,7 +119,7 @@ impl Waiters {
     }
 
     /// Verified `content`, which begins at group `first`, has come.
-    pub fn deliver(&mut self, first: u64, content: &[u8]) {
+    pub fn deliver(&mut self, first: u64, content: &Bytes) {
         let groups = first..first + (content.len() as u64).div_ceil(GROUP_LEN).max(1);
         self.settle(|waiter| {
             let Some(destination) = &mut waiter.destination else { return false };
@@ -99,7 +127,7 @@ impl Waiters {
                 return false;
             }
             // Groups that were there before are the same bytes again.
-            destination.copy_from(first * GROUP_LEN, content);
+            destination.take_from(first * GROUP_LEN, content);
             waiter.left.remove(groups.clone());
             waiter.left.is_empty()
         });
@@ -162,12 +190,12 @@ mod tests {
         let mut waiters = Waiters::default();
         let (first, mut answer) = waiter(BlobRange::new(100, 2 * GROUP_LEN + 5), 0..3, Priority::Foreground);
         waiters.push(first);
-        waiters.deliver(2, &[3; 5]);
-        waiters.deliver(0, &[1; GROUP_LEN as usize]);
+        waiters.deliver(2, &Bytes::from(vec![3; 5]));
+        waiters.deliver(0, &Bytes::from(vec![1; GROUP_LEN as usize]));
         assert!(answer.try_recv().is_err());
-        waiters.deliver(1, &[2; GROUP_LEN as usize]);
+        waiters.deliver(1, &Bytes::from(vec![2; GROUP_LEN as usize]));
         let filled = answer.try_recv().unwrap().unwrap();
-        let bytes = filled.destination.unwrap().bytes;
+        let bytes = filled.destination.unwrap().into_bytes();
         assert!(filled.left.is_empty());
         assert_eq!(bytes.len() as u64, 2 * GROUP_LEN + 5 - 100);
         assert_eq!((bytes[0], bytes[GROUP_LEN as usize], bytes[bytes.len() - 1]), (1, 2, 3));
@@ -175,11 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn one_piece_that_has_it_all_is_shared_and_not_copied() {
+        let mut waiters = Waiters::default();
+        let (first, mut answer) = waiter(BlobRange::new(10, 20), 0..1, Priority::Foreground);
+        waiters.push(first);
+        let piece = Bytes::from(vec![1; GROUP_LEN as usize]);
+        waiters.deliver(0, &piece);
+        let bytes = answer.try_recv().unwrap().unwrap().destination.unwrap().into_bytes();
+        assert_eq!(bytes.as_ptr(), piece[10..].as_ptr());
+        assert_eq!(bytes.len(), 10);
+    }
+
+    #[test]
     fn what_reached_the_store_meanwhile_is_read_from_there() {
         let mut waiters = Waiters::default();
         let (first, mut answer) = waiter(BlobRange::new(0, 2 * GROUP_LEN), 0..2, Priority::Foreground);
         waiters.push(first);
-        waiters.deliver(0, &[1; GROUP_LEN as usize]);
+        waiters.deliver(0, &Bytes::from(vec![1; GROUP_LEN as usize]));
         waiters.stored(&(1..2));
         assert!(answer.try_recv().unwrap().unwrap().left.contains(&1));
     }
