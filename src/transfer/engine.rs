@@ -174,7 +174,7 @@ impl Engine {
             let window = BlobRange::new(start.max(asked), start + FETCH_WINDOW_LEN);
             self.shared.prefetch(hash, size, window, &token);
             asked = window.end;
-            let left = RangeSet::from_iter([done..end]);
+            let left = RangeSet::from_iter(std::iter::once(done..end));
             self.shared.want(hash, None, left, Priority::Prefetch, false).await?;
             if !self.shared.store.blob(&hash).ok().flatten().is_some_and(|blob| blob.has(done..end)) {
                 // The store does not take it. There is no use in fetching the rest.
