@@ -137,13 +137,12 @@ impl Store {
     }
 
     /// Up to `limit` complete blobs with their sizes in bytes, by hash, beginning after `after`.
-    /// One that has just become complete may be missing until the next flush.
     pub fn complete_blobs(
         &self,
         after: Option<ContentHash>,
         limit: usize,
     ) -> Result<Vec<(ContentHash, u64)>, StoreError> {
-        self.shared.index.complete(after, limit)
+        self.shared.complete(after, limit)
     }
 
     /// The figures now.

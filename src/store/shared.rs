@@ -1,6 +1,6 @@
 //! What the parts of a store have in common: the open blobs, the clock, room and flushing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -187,6 +187,16 @@ impl Shared {
         };
         let holds = |info: &BlobInfo| info.complete || info.held_bytes > 0;
         Ok(self.lookup(&hash)?.filter(holds).map(|info| (hash, info)))
+    }
+
+    /// See [`super::Store::complete_blobs`]. What the index does not know yet is open: the list of the
+    /// next flush holds it.
+    pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        let mut found: BTreeMap<ContentHash, u64> = self.index.complete(after, limit)?.into_iter().collect();
+        let open: Vec<_> = self.open.iter().filter_map(|entry| entry.value().upgrade()).collect();
+        let is_next = |blob: &Arc<Blob>| blob.is_complete() && after.is_none_or(|after| blob.hash() > after);
+        found.extend(open.iter().filter(|blob| is_next(blob)).map(|blob| (blob.hash(), blob.size())));
+        Ok(found.into_iter().take(limit).collect())
     }
 
     /// Puts `blob` on the list of the next flush. The caller has noted in it that it is there.

@@ -201,3 +201,20 @@ fn settle(path: &Path) {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_blob_is_listed_from_the_moment_it_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut expected = Vec::new();
+    for seed in 0..5 {
+        let sample = Sample::new(GROUP + 1, seed);
+        drop(sample.write_all(&store));
+        expected.push((sample.hash, sample.size()));
+        expected.sort();
+        assert_eq!(store.complete_blobs(None, 10).unwrap(), expected, "not flushed yet");
+        assert_eq!(store.complete_blobs(Some(expected[0].0), 2).unwrap(), expected[1..expected.len().min(3)]);
+    }
+    store.flush().unwrap();
+    assert_eq!(store.complete_blobs(None, 10).unwrap(), expected);
+}
