@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use lru::LruCache;
 use parking_lot::Mutex;
 use rangemap::RangeSet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::buffers::BufferBudget;
 use super::fetch::{self, Command, Destination, Filled};
@@ -35,6 +35,8 @@ pub struct Shared {
     pub(super) holders: Arc<Holders>,
     pub(super) budget: BufferBudget,
     pub(super) recent: RecentSegments,
+    /// A place for each segment that may lie unwritten.
+    pub(super) unwritten: Arc<Semaphore>,
     pub(super) pending: Arc<PendingTransfers>,
     pub(super) metrics: Arc<Metrics>,
     sizes: Mutex<LruCache<ContentHash, u64>>,
@@ -137,6 +139,7 @@ impl Engine {
             holders,
             budget: BufferBudget::new(metrics.clone()),
             recent: RecentSegments::new(),
+            unwritten: Arc::new(Semaphore::new(fetch::MAX_UNWRITTEN)),
             pending: Arc::new(PendingTransfers::new(metrics.clone())),
             metrics,
             sizes: Mutex::new(LruCache::new(sizes)),
@@ -174,7 +177,7 @@ impl Engine {
             let window = BlobRange::new(start.max(asked), start + FETCH_WINDOW_LEN);
             self.shared.prefetch(hash, size, window, &token);
             asked = window.end;
-            let left = RangeSet::from_iter([done..end]);
+            let left = RangeSet::from_iter(std::iter::once(done..end));
             self.shared.want(hash, None, left, Priority::Prefetch, false).await?;
             if !self.shared.store.blob(&hash).ok().flatten().is_some_and(|blob| blob.has(done..end)) {
                 // The store does not take it. There is no use in fetching the rest.

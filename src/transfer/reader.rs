@@ -120,10 +120,10 @@ impl Reader {
             return Ok(bytes);
         }
         let groups = groups_of(self.size, range);
-        if let Some(blob) = self.blob().filter(|blob| blob.has(groups.clone())) {
-            if let Some(bytes) = self.read_stored(&blob, range).await {
-                return Ok(bytes);
-            }
+        if let Some(blob) = self.blob().filter(|blob| blob.has(groups.clone()))
+            && let Some(bytes) = self.read_stored(&blob, range).await
+        {
+            return Ok(bytes);
         }
         let mut destination = Destination::new(range);
         let mut left = RangeSet::from_iter([groups]);

@@ -12,9 +12,9 @@ use super::buffers::SEGMENT_LEN;
 use crate::ids::ContentHash;
 use crate::verify::GROUP_LEN;
 
-/// Bytes of memory the segments may take, counted as the buffers they pin. A quarter of the
-/// budget: the rest stays free for what is in flight.
-const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 2;
+/// Bytes of memory the segments may take, counted as the buffers they pin. Half of the budget: the
+/// rest stays free for what is in flight.
+pub(super) const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 2;
 
 /// Groups in one segment.
 pub const SEGMENT_GROUPS: u64 = SEGMENT_LEN as u64 / GROUP_LEN;

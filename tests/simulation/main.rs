@@ -22,9 +22,9 @@ mod world;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The seeds of every run: few enough for a debug build in CI. The first ones are arbitrary, each
-/// further one found a defect once.
-const SEEDS: std::ops::Range<u64> = 1..25;
+/// The seeds of every run, few enough for a debug build in CI. The last two found that readers
+/// wait for ever for a holder that is always busy.
+const SEEDS: &[u64] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 73, 103];
 
 /// Panics so far, those of tasks that nobody waits for among them.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -43,7 +43,7 @@ fn whatever_happens_readers_get_right_bytes_or_an_honest_error() {
     }
     let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     let fresh = (0..number("BYHASH_SIM_SEEDS").unwrap_or(0)).map(|i| start.wrapping_add(i));
-    for seed in SEEDS.chain(fresh) {
+    for seed in SEEDS.iter().copied().chain(fresh) {
         println!("BYHASH_SIM_SEED={seed}");
         run(&plan::Plan::draw(seed));
     }

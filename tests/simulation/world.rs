@@ -13,9 +13,9 @@ use crate::support::hostile::{self, Vice};
 use crate::support::slow::{Link, SlowDialer};
 use crate::support::{TestNode, content, node_id};
 
-/// How long after its last reader a node may still have something to do: the longest silence of a
-/// lane, and the time that a fetch task stays behind.
-const REST_LIMIT: Duration = Duration::from_secs(15);
+/// How long after the last reader a node may still have something to do: a server is patient for
+/// 30 s with a requester that takes nothing, all else ends long before.
+const REST_LIMIT: Duration = Duration::from_secs(40);
 
 /// Runs a world, on a runtime of its own so that a task left behind can be seen.
 pub fn run(plan: &Plan) {

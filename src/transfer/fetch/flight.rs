@@ -15,11 +15,19 @@ use crate::transfer::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
 use crate::transfer::pending::Progress;
+use crate::transfer::recent::RECENT_LEN;
 use crate::verify::{GROUP_LEN, Proof, group_count};
 
 /// Bytes that are written in one go: handing work to another thread costs as much as writing a
 /// segment or two.
 const WRITE_LEN: usize = 4 * SEGMENT_LEN;
+
+/// Segments of all exchanges together that may lie unwritten until more have come: else all of the
+/// budget might lie with exchanges that wait for more of it.
+pub(in crate::transfer) const MAX_UNWRITTEN: usize = BUDGET_LEN / 4 / SEGMENT_LEN;
+
+// What is remembered, what lies unwritten, and then at least as much again for what moves.
+const _: () = assert!(RECENT_LEN + 2 * MAX_UNWRITTEN * SEGMENT_LEN <= BUDGET_LEN);
 
 /// Writes of one exchange under way at the same time: one to be filled while one is written.
 const MAX_WRITES: usize = 2;
@@ -96,6 +104,7 @@ pub(super) fn launch(
             held_back: Vec::new(),
             proof: None,
             unwritten: Vec::new(),
+            places: Vec::new(),
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             turn,
             events: events.clone(),
@@ -134,6 +143,8 @@ struct Delivery {
     proof: Option<Arc<Proof>>,
     /// What has been passed on and is to be written with the next go.
     unwritten: Vec<(u64, Bytes)>,
+    /// Its share of what may lie unwritten.
+    places: Vec<OwnedSemaphorePermit>,
     /// Bounds the writes under way.
     writes: Arc<Semaphore>,
     /// Held by whoever writes to the blob.
@@ -176,9 +187,10 @@ impl Delivery {
         // From here on the fetch task waits for news of the write: `drop` sees to it that there is one.
         self.unwritten.push((first, bytes));
         let _ = self.events.send(event).await;
-        // Else all of the budget might lie with exchanges that wait for more of it.
-        let scarce = self.shared.budget.available() < BUDGET_LEN / 2;
-        if scarce || self.unwritten.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= WRITE_LEN {
+        let place = self.shared.unwritten.clone().try_acquire_owned().ok();
+        let all_taken = place.is_none();
+        self.places.extend(place);
+        if all_taken || self.unwritten.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= WRITE_LEN {
             let permit = self.writes.clone().acquire_owned().await.ok();
             self.start_write(permit);
         }
@@ -187,6 +199,7 @@ impl Delivery {
     /// Starts writing what has been passed on. It goes on by itself.
     fn start_write(&mut self, permit: Option<OwnedSemaphorePermit>) {
         let segments = std::mem::take(&mut self.unwritten);
+        self.places.clear();
         let Some(proof) = self.proof.clone().filter(|_| !segments.is_empty()) else { return };
         let (shared, hash) = (self.shared.clone(), self.hash);
         let (turn, events) = (self.turn.clone(), self.events.clone());

@@ -19,4 +19,5 @@ mod plan;
 mod waiters;
 
 pub use actor::{Command, spawn};
+pub(super) use flight::MAX_UNWRITTEN;
 pub use waiters::{Destination, Filled};
