@@ -1,19 +1,21 @@
 //! Letting peers in.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Admission, BoxFuture, BoxLane, Identity, TransportError, handshake, tcp};
 use crate::metrics::Metrics;
 
-/// How many connections may be greeted at once; more wait in the kernel's queue. Each is done or
-/// dropped within [`HANDSHAKE_TIMEOUT`](super::HANDSHAKE_TIMEOUT).
+/// How many connections may be greeted at once. For one more, the one that has been greeted longest
+/// is dropped, so that no number of silent ones keeps others waiting. Each is done or dropped within
+/// [`HANDSHAKE_TIMEOUT`](super::HANDSHAKE_TIMEOUT).
 pub const MAX_HANDSHAKES: usize = 128;
 /// How long nothing is accepted after the system refused (it is out of descriptors or memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +37,10 @@ pub struct Listener {
     socket: TcpListener,
     local_addr: SocketAddr,
     greeting: Arc<Greeting>,
+    /// At most [`MAX_HANDSHAKES`], and one that has just been dropped.
     greeted: JoinSet<Option<BoxLane>>,
+    /// Those of `greeted` that were not done when the last one came, the oldest first.
+    unfinished: VecDeque<AbortHandle>,
     paused_until: Option<Instant>,
 }
 
@@ -61,7 +66,8 @@ impl Listener {
         let socket = TcpListener::bind(addr).await?;
         let local_addr = socket.local_addr()?;
         let greeting = Arc::new(Greeting { acceptor: handshake::acceptor(identity), admission, metrics });
-        Ok(Self { socket, local_addr, greeting, greeted: JoinSet::new(), paused_until: None })
+        let (greeted, unfinished) = (JoinSet::new(), VecDeque::new());
+        Ok(Self { socket, local_addr, greeting, greeted, unfinished, paused_until: None })
     }
 
     /// The address listened on, with the real port.
@@ -71,17 +77,20 @@ impl Listener {
 
     async fn next_lane(&mut self) -> BoxLane {
         loop {
-            let room = self.greeted.len() < MAX_HANDSHAKES;
+            // Beyond it, the one that was dropped has to be gone before the next may come.
+            let room = self.greeted.len() <= MAX_HANDSHAKES;
             tokio::select! {
+                biased;
                 Some(greeted) = self.greeted.join_next() => match greeted {
                     Ok(Some(lane)) => return lane,
                     Ok(None) => {}
+                    Err(dropped) if dropped.is_cancelled() => self.greeting.metrics.lanes_refused.inc(),
                     Err(panicked) => tracing::error!(%panicked, "a handshake ended in a fault of this program"),
                 },
                 accepted = accept_after(self.paused_until, &self.socket), if room => match accepted {
                     Ok((stream, from)) => {
                         self.paused_until = None;
-                        self.greeted.spawn(Arc::clone(&self.greeting).greet(stream, from));
+                        self.greet(stream, from);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept connections, trying again shortly");
@@ -90,6 +99,19 @@ impl Listener {
                 },
             }
         }
+    }
+
+    /// Begins a handshake, in the place of the oldest one if all places are taken.
+    fn greet(&mut self, stream: TcpStream, from: SocketAddr) {
+        self.unfinished.retain(|handshake| !handshake.is_finished());
+        if self.unfinished.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = self.unfinished.pop_front()
+        {
+            oldest.abort();
+            tracing::debug!(%from, "the oldest unfinished handshake is dropped for a new connection");
+        }
+        let handshake = self.greeted.spawn(Arc::clone(&self.greeting).greet(stream, from));
+        self.unfinished.push_back(handshake);
     }
 }
 

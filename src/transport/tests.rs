@@ -204,6 +204,23 @@ async fn garbage_and_silence_do_not_keep_others_out() {
     assert_eq!(node.metrics.lanes_refused.get(), 4);
 }
 
+#[tokio::test]
+async fn silent_connections_in_any_number_make_way_the_oldest_first() {
+    let identity = Identity::generate().unwrap();
+    let mut node = Node::start(allowing(identity.peer_id())).await;
+    // More than two generations, so that waiting for the first to time out would not do.
+    let mut silent = Vec::new();
+    for _ in 0..2 * MAX_HANDSHAKES + 50 {
+        silent.push(TcpStream::connect(&node.address).await.unwrap());
+    }
+    let lane = dialer(&identity, None).dial(&node.named()).await.unwrap();
+    let dropped = silent.len() + 1 - MAX_HANDSHAKES;
+    assert_eq!(silent[dropped - 1].read(&mut [0]).await.unwrap(), 0, "one place too many was taken");
+    let next = silent[dropped].try_read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(next, Err(std::io::ErrorKind::WouldBlock), "one that was not in the way was dropped");
+    assert_joined(lane, &mut node, identity.peer_id()).await;
+}
+
 /// A listener over a pipe: the stream to dial it through, and what becomes of the handshake.
 fn listening(
     admission: Admission,

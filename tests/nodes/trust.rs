@@ -75,7 +75,7 @@ fn noise_on_its_port_does_not_keep_a_node_from_serving() {
     let holder = sandbox.holder("a", &[BLOB]);
     // Some say nothing, some something else than TLS, some leave at once.
     let connect = || TcpStream::connect(holder.address()).unwrap();
-    let silent: Vec<_> = (0..100).map(|_| connect()).collect();
+    let silent: Vec<_> = (0..300).map(|_| connect()).collect();
     for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 100_000], &[0x16, 0x03, 0x01, 0xff, 0xff, 0x01]] {
         // The node may have closed it before all was written.
         let _ = connect().write_all(noise);
