@@ -12,7 +12,7 @@ use super::node::run_node;
 /// The arguments of `byhash mount`.
 #[derive(Debug, Args)]
 pub(super) struct Mount {
-    /// An existing directory; blobs appear as MOUNTPOINT/by-hash/<hash>
+    /// An existing directory; blobs appear as MOUNTPOINT/by-hash/HASH
     mountpoint: PathBuf,
 
     /// Stay in the foreground and log to stderr; otherwise the log is DIR/log
