@@ -84,6 +84,7 @@ metrics! {
     budget_used_bytes, "bytes", "Bytes of the transfer buffer budget in use (gauge).";
     store_bytes, "bytes", "Bytes of content and outboards on disk (gauge).";
     store_blobs, "1", "Blobs held, partial ones included (gauge).";
+    store_unflushed_blobs, "1", "Blobs with writes that are not yet durable (gauge).";
     store_evicted_blobs, "1", "Blobs evicted to make room.";
     store_corrupt_groups, "groups", "Groups on disk found wrong and dropped.";
     store_write_errors, "1", "Failed writes to the store; the reads concerned went on uncached.";

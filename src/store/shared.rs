@@ -204,6 +204,7 @@ impl Shared {
         let mut pending = self.pending.lock();
         if !pending.closing {
             pending.blobs.push(blob);
+            self.metrics.store_unflushed_blobs.inc();
             drop(pending);
             self.wake.notify_all();
         }
@@ -216,6 +217,13 @@ impl Shared {
             let mut pending = self.pending.lock();
             (std::mem::take(&mut pending.blobs), std::mem::take(&mut pending.touches))
         };
+        let count = blobs.len() as u64;
+        let flushed = self.flush_taken(blobs, &touches);
+        self.metrics.store_unflushed_blobs.sub(count);
+        flushed
+    }
+
+    fn flush_taken(&self, blobs: Vec<Arc<Blob>>, touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
         let mut snapshots: Vec<Snapshot> = blobs.into_iter().filter_map(Blob::snapshot).collect();
         if snapshots.is_empty() && touches.is_empty() {
             return Ok(());
