@@ -220,3 +220,20 @@ async fn a_requester_that_takes_nothing_does_not_keep_others_from_being_served()
     assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_grows_is_asked_again() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let part = TestNode::start(&network, 2, &[1]);
+    let node = TestNode::start(&network, 3, &[2]);
+    let bytes = content(10, 8 * MIB);
+    let hash = holder.hold(&bytes);
+    let growing = part.open(hash).await.unwrap();
+    growing.read(BlobRange::new(0, 1), Priority::Foreground).await.unwrap();
+    let reader = node.open(hash).await.unwrap();
+    let range = BlobRange::new(2 * MIB as u64, 4 * MIB as u64);
+    growing.read(range, Priority::Foreground).await.unwrap();
+    // What was said a moment ago, to prove the size, is no longer all there is.
+    assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[2 * MIB..4 * MIB]);
+}

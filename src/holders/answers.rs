@@ -65,6 +65,13 @@ impl Answers {
         answers.iter().filter(|answer| answer.said != HaveAnswer::None).map(|answer| answer.peer).collect()
     }
 
+    /// Forgets who said to have a part of `hash`: it may be more by now.
+    pub(super) fn forget_parts(&self, hash: &ContentHash) {
+        if let Some(answers) = self.by_blob.lock().peek_mut(hash) {
+            answers.retain(|answer| !matches!(answer.said, HaveAnswer::Partial { .. }));
+        }
+    }
+
     /// Forgets what the peer with index `peer` said about `hash`.
     pub(super) fn forget(&self, hash: &ContentHash, peer: usize) {
         if let Some(answers) = self.by_blob.lock().peek_mut(hash) {

@@ -100,6 +100,11 @@ impl Holders {
         receiver
     }
 
+    /// Forgets who said to have a part of `hash`, since it was not enough: it may be more by now.
+    pub fn forget_parts(&self, hash: &ContentHash) {
+        self.answers.forget_parts(hash);
+    }
+
     /// Forgets that the peer with index `index` said it has `hash`: it turned out otherwise.
     pub fn forget(&self, hash: &ContentHash, index: usize) {
         self.answers.forget(hash, index);

@@ -142,6 +142,7 @@ impl Actor {
         self.patience.surveys += 1;
         self.patience.surveys_begun += 1;
         self.candidates.forget_verdicts();
+        self.shared.holders.forget_parts(&self.hash);
         self.survey = Some(self.shared.holders.survey(self.hash));
     }
 
@@ -154,7 +155,11 @@ impl Actor {
             coming.extend(flight.left.iter().cloned());
         }
         let begun = self.patience.surveys_begun;
-        let most = if self.candidates.lost_some() { u64::from(MAX_SURVEYS) } else { 1 };
+        let most = match (self.candidates.lost_some(), self.candidates.some_part()) {
+            (true, _) => u64::from(MAX_SURVEYS),
+            (false, true) => 2,
+            (false, false) => 1,
+        };
         let is_enough = |born: u64| begun - born >= most;
         let error = self.candidates.error();
         let mut hopeless = false;
