@@ -210,6 +210,27 @@ fn without_a_node_files_are_added_to_the_store_and_had_from_it() {
 }
 
 #[test]
+fn a_damaged_index_is_named_once_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    add(dir.path(), &state, "file", b"content");
+    // So that no log line about a new key stands before the sentence.
+    stdout(&run(&state, &["id"]));
+    let index = state.join("cache/index.redb");
+    std::fs::write(&index, "no index").unwrap();
+    for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["add", "/dev/null"]] {
+        let output = run(&state, args);
+        let named = index.to_str().unwrap();
+        assert_sentence(&output, 1, &[named, "damaged", "remove it", "empty cache", "added again"]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.matches(named).count(), 1, "{stderr}");
+    }
+    std::fs::remove_file(&index).unwrap();
+    add(dir.path(), &state, "file", b"content");
+    assert_eq!(stdout(&run(&state, &["get", &blake3::hash(b"content").to_string()])), "content");
+}
+
+#[test]
 fn standard_input_is_added_under_the_name_of_a_dash() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
