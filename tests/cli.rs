@@ -258,6 +258,28 @@ fn what_cannot_be_added_is_said_and_the_rest_is_added() {
 }
 
 #[test]
+fn many_files_are_added_in_the_order_in_which_they_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    // More than two of the batches in which they are handed over; one file is missing in each.
+    let names: Vec<_> = (0..150).map(|i| format!("file {i}")).collect();
+    let missing = |i: usize| i % 60 == 7;
+    let mut expected = String::new();
+    for (_, name) in names.iter().enumerate().filter(|(i, _)| !missing(*i)) {
+        std::fs::write(dir.path().join(name), name).unwrap();
+        expected += &format!("{}  {name}\n", blake3::hash(name.as_bytes()));
+    }
+    let args: Vec<_> = std::iter::once("add").chain(names.iter().map(String::as_str)).collect();
+    let output = byhash(&state, &args).current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 3);
+    for i in [0, 63, 64, 149] {
+        assert_eq!(stdout(&run(&state, &["get", &blake3::hash(names[i].as_bytes()).to_string()])), names[i]);
+    }
+}
+
+#[test]
 fn files_added_at_the_same_time_are_all_there() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
