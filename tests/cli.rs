@@ -210,6 +210,27 @@ fn without_a_node_files_are_added_to_the_store_and_had_from_it() {
 }
 
 #[test]
+fn a_damaged_index_is_named_once_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    add(dir.path(), &state, "file", b"content");
+    // So that no log line about a new key stands before the sentence.
+    stdout(&run(&state, &["id"]));
+    let index = state.join("cache/index.redb");
+    std::fs::write(&index, "no index").unwrap();
+    for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["add", "/dev/null"]] {
+        let output = run(&state, args);
+        let named = index.to_str().unwrap();
+        assert_sentence(&output, 1, &[named, "damaged", "remove it", "empty cache", "added again"]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.matches(named).count(), 1, "{stderr}");
+    }
+    std::fs::remove_file(&index).unwrap();
+    add(dir.path(), &state, "file", b"content");
+    assert_eq!(stdout(&run(&state, &["get", &blake3::hash(b"content").to_string()])), "content");
+}
+
+#[test]
 fn standard_input_is_added_under_the_name_of_a_dash() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
@@ -234,6 +255,28 @@ fn what_cannot_be_added_is_said_and_the_rest_is_added() {
     let lines: Vec<_> = stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{stderr}");
     assert!(lines[0].starts_with("byhash: missing: ") && lines[1].starts_with("byhash: .: "), "{stderr}");
+}
+
+#[test]
+fn many_files_are_added_in_the_order_in_which_they_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    // More than two of the batches in which they are handed over; one file is missing in each.
+    let names: Vec<_> = (0..150).map(|i| format!("file {i}")).collect();
+    let missing = |i: usize| i % 60 == 7;
+    let mut expected = String::new();
+    for (_, name) in names.iter().enumerate().filter(|(i, _)| !missing(*i)) {
+        std::fs::write(dir.path().join(name), name).unwrap();
+        expected += &format!("{}  {name}\n", blake3::hash(name.as_bytes()));
+    }
+    let args: Vec<_> = std::iter::once("add").chain(names.iter().map(String::as_str)).collect();
+    let output = byhash(&state, &args).current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 3);
+    for i in [0, 63, 64, 149] {
+        assert_eq!(stdout(&run(&state, &["get", &blake3::hash(names[i].as_bytes()).to_string()])), names[i]);
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub(super) fn run_node(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Resu
 async fn live(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
     // Listened for before there is anything that would have to be cleaned up.
     let mut signals = Signals::listen()?;
-    let node = Node::start(config).await.map_err(|error| CommandError::Failed(format!("{error:#}")))?;
+    let node = Node::start(config).await.map_err(failed)?;
     let attended = attend(&node, config, mountpoint, &mut signals).await;
     node.shutdown().await;
     attended

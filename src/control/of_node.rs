@@ -18,7 +18,7 @@ impl ControlHandler for Node {
     }
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { Self::adopt(self, blob).await.map_err(|error| format!("{error:#}")) })
+        Box::pin(async move { Self::adopt(self, blob).await.map_err(|error| error.to_string()) })
     }
 
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {

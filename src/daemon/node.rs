@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -44,7 +43,7 @@ impl Node {
     /// Starts a node; when this returns it listens. Call it within a multi-threaded runtime.
     ///
     /// # Errors
-    /// In words: a key or secret that cannot be read, a state directory in use, an address that
+    /// In one sentence: a key or secret that cannot be read, a state directory in use, an address that
     /// cannot be listened on.
     pub async fn start(config: &NodeConfig) -> anyhow::Result<Arc<Self>> {
         config.state.create()?;
@@ -70,7 +69,7 @@ impl Node {
         let id = identity.peer_id();
         let listener = Listener::bind(config.listen, &identity, admission, metrics.clone())
             .await
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
+            .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", config.listen))?;
         let listen = listener.local_addr();
         let dialer = Arc::new(TcpDialer::new(identity, secret, metrics.clone()));
         let holders = Holders::new(config.peers.clone(), dialer, metrics.clone());
@@ -122,7 +121,7 @@ impl Node {
     /// Takes a staged blob into the store, durably.
     ///
     /// # Errors
-    /// In words: the store's.
+    /// In one sentence: the store's.
     pub async fn adopt(&self, staged: StagedBlob) -> anyhow::Result<()> {
         let store = self.store.clone();
         Ok(tokio::task::spawn_blocking(move || store.adopt(&staged)).await??)

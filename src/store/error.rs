@@ -98,6 +98,14 @@ pub enum StoreError {
         /// What redb says.
         source: Box<redb::Error>,
     },
+    /// What the index file holds is no index, or no longer one.
+    #[error("the index {} is damaged ({source}): remove it to start with an empty cache; content is then fetched again, but what was added must be added again", path.display())]
+    IndexDamaged {
+        /// The index.
+        path: PathBuf,
+        /// What redb says.
+        source: Box<redb::Error>,
+    },
     /// An operation on a file failed.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -113,4 +121,21 @@ pub enum StoreError {
 /// Turns an `io::Error` into a [`StoreError::Io`] about `path`.
 pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { what, path: path.to_owned(), source }
+}
+
+/// What redb says about the index at `path`, as a [`StoreError`].
+pub(super) fn index_error(path: &Path, source: redb::Error) -> StoreError {
+    use redb::Error as Redb;
+    let damaged = match &source {
+        Redb::Io(error) => matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof),
+        Redb::Corrupted(_)
+        | Redb::UpgradeRequired(_)
+        | Redb::TableTypeMismatch { .. }
+        | Redb::TypeDefinitionChanged { .. }
+        | Redb::TableIsMultimap(_) => true,
+        // The disk, the memory or this program failed: nothing says that the file is to blame.
+        _ => false,
+    };
+    let (path, source) = (path.to_owned(), Box::new(source));
+    if damaged { StoreError::IndexDamaged { path, source } } else { StoreError::Index { path, source } }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
 use super::StoreError;
+use super::error::index_error;
 use super::record::Record;
 use crate::ids::{ContentHash, HaveKey};
 
@@ -39,10 +40,8 @@ pub(super) struct Index {
 impl Index {
     /// Opens or makes the index at `path`.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Builder::new()
-            .set_cache_size(CACHE_LEN)
-            .create(path)
-            .map_err(|source| StoreError::Index { path: path.to_owned(), source: Box::new(source.into()) })?;
+        let database =
+            Builder::new().set_cache_size(CACHE_LEN).create(path).map_err(|error| index_error(path, error.into()))?;
         let index = Self { path: path.to_owned(), database };
         let found = index.write(|batch| match batch.number(VERSION)? {
             0 => batch.numbers.insert(VERSION, FORMAT_VERSION).map(|_| FORMAT_VERSION).map_err(redb::Error::from),
@@ -109,7 +108,7 @@ impl Index {
     }
 
     fn wrap<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        work().map_err(|source| StoreError::Index { path: self.path.clone(), source: Box::new(source) })
+        work().map_err(|error| index_error(&self.path, error))
     }
 }
 
@@ -275,5 +274,22 @@ mod tests {
         let refused = Index::open(&path).unwrap_err();
         assert!(matches!(refused, StoreError::IndexVersion { found: 77, .. }));
         assert!(refused.to_string().contains("index.redb"), "{refused}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_from_one_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.redb");
+        drop(Index::open(&path).unwrap());
+        let sound = std::fs::read(&path).unwrap();
+        let header_altered = sound.iter().enumerate().map(|(at, byte)| if at / 512 == 0 { byte ^ 0x55 } else { *byte });
+        let magic_only = sound[..64].to_vec();
+        for damaged in [b"no index".to_vec(), vec![0; sound.len()], header_altered.collect(), magic_only] {
+            std::fs::write(&path, damaged).unwrap();
+            let refused = Index::open(&path).unwrap_err();
+            assert!(matches!(refused, StoreError::IndexDamaged { .. }), "{refused:?}");
+        }
+        let refused = Index::open(dir.path()).unwrap_err();
+        assert!(matches!(refused, StoreError::Index { .. }), "a directory: {refused:?}");
     }
 }
