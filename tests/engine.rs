@@ -140,6 +140,19 @@ async fn a_holder_that_lies_is_quarantined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_holder_that_sends_more_than_it_declared_is_quarantined_too() {
+    let network = MemoryNetwork::new();
+    let node = TestNode::start(&network, 9, &[1]);
+    for round in 0..4 {
+        let bytes = content(round, 3 * MIB);
+        hostile::start(&network, 1, &bytes, Vice::Surplus(1));
+        network.cut(node_id(1));
+        let _ = node.read(ContentHash::of(&bytes), 128 * 1024).await;
+    }
+    assert_eq!(node.holders.snapshots()[0].state, byhash::holders::PeerState::Quarantined);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_dies_in_the_middle_is_replaced_at_once() {
     let network = MemoryNetwork::new();
     let (first, second) = (TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[]));

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -37,6 +38,8 @@ pub(super) struct LanePool {
     small: Arc<Semaphore>,
     /// Stands for each lane in use that is really open.
     open: Arc<()>,
+    /// Something came on an idle lane.
+    talked: AtomicBool,
 }
 
 impl LanePool {
@@ -46,6 +49,7 @@ impl LanePool {
             bulk: Arc::new(Semaphore::new(BULK_LANES)),
             small: Arc::new(Semaphore::new(SMALL_LANES)),
             open: Arc::default(),
+            talked: AtomicBool::new(false),
         })
     }
 
@@ -70,10 +74,18 @@ impl LanePool {
     fn take_idle(&self) -> Option<BoxLane> {
         loop {
             let mut lane = self.idle.lock().pop()?;
-            if is_quiet(&mut lane) {
-                return Some(lane);
+            match poll_idle(&mut lane) {
+                Idle::Quiet => return Some(lane),
+                Idle::Closed => {}
+                Idle::Talking => self.talked.store(true, Ordering::Relaxed),
             }
         }
+    }
+
+    /// Whether the peer has sent something on an idle lane since this was asked last: more than it
+    /// had declared, or without being asked.
+    pub(super) fn has_talked(&self) -> bool {
+        self.talked.swap(false, Ordering::Relaxed)
     }
 
     /// Keeps an open lane for later, unless there are enough.
@@ -112,12 +124,22 @@ impl LanePool {
     }
 }
 
-/// Whether a lane that ought to be idle is: neither closed nor sending unasked.
-fn is_quiet(lane: &mut BoxLane) -> bool {
+/// What a lane that ought to be idle does.
+enum Idle {
+    Quiet,
+    Closed,
+    Talking,
+}
+
+fn poll_idle(lane: &mut BoxLane) -> Idle {
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
     let mut context = Context::from_waker(Waker::noop());
-    matches!(Pin::new(lane).poll_read(&mut context, &mut buf), Poll::Pending)
+    match Pin::new(lane).poll_read(&mut context, &mut buf) {
+        Poll::Pending => Idle::Quiet,
+        Poll::Ready(Ok(())) if !buf.filled().is_empty() => Idle::Talking,
+        Poll::Ready(_) => Idle::Closed,
+    }
 }
 
 /// A lane in use. [`PooledLane::release`] keeps it for the next exchange; merely dropped, it is

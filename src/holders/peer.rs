@@ -147,10 +147,12 @@ impl Peer {
     /// A lane to it: an open one, or a new one.
     pub async fn lane(&self, kind: LaneKind) -> Result<PooledLane, PeerError> {
         self.check_usable()?;
-        match self.pool.lane(kind, self.dial()).await {
-            Ok(lane) => Ok(lane),
-            Err(error) => Err(error.into()),
+        let lane = self.pool.lane(kind, self.dial()).await?;
+        if self.pool.has_talked() {
+            tracing::warn!(peer = %self.spec, "the peer sent more than it had declared");
+            self.note_wrong_bytes();
         }
+        Ok(lane)
     }
 
     /// Whether it may be tried now.
@@ -293,10 +295,13 @@ impl Peer {
     pub fn snapshot(&self) -> PeerSnapshot {
         let (idle, in_use) = self.pool.counts();
         let standing = self.standing.lock();
+        // Exchanges that were under way when it was quarantined may still have gone well.
+        let quarantined = standing.quarantined_until.is_some_and(|until| Instant::now() < until);
+        let state = if quarantined { PeerState::Quarantined } else { standing.state };
         PeerSnapshot {
             spec: self.spec.clone(),
             id: standing.id,
-            state: standing.state,
+            state,
             last_error: standing.last_error.clone(),
             lanes: idle + in_use,
             fetched_bytes: self.fetched.load(Ordering::Relaxed),
