@@ -150,8 +150,8 @@ impl Store {
         self.shared.space.usage()
     }
 
-    /// Makes durable all that was written before the call. The flusher does so by itself about half
-    /// a second after a write.
+    /// Makes durable all that was written before the call. The flusher does so by itself half a
+    /// second after the last write, and five after the first at most.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.shared.flush()
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dashmap::DashMap;
 use lru::LruCache;
@@ -45,6 +45,9 @@ pub(super) struct Shared {
     open_by_key: DashMap<HaveKey, ContentHash>,
     flushing: Mutex<()>,
     clock: AtomicU64,
+    opened_at: Instant,
+    /// When something was written last, in milliseconds from `opened_at`.
+    last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
     nothing_to_evict: AtomicBool,
     _lock: File,
@@ -90,6 +93,8 @@ impl Shared {
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),
             clock: AtomicU64::new(latest_use),
+            opened_at: Instant::now(),
+            last_write: AtomicU64::new(0),
             nothing_to_evict: AtomicBool::new(false),
             _lock: lock,
         };
@@ -208,6 +213,16 @@ impl Shared {
             drop(pending);
             self.wake.notify_all();
         }
+    }
+
+    /// Notes that something was written just now.
+    pub fn note_write(&self) {
+        self.last_write.store(self.opened_at.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When something was written last.
+    pub fn last_write(&self) -> Instant {
+        self.opened_at + Duration::from_millis(self.last_write.load(Ordering::Relaxed))
     }
 
     /// See [`super::Store::flush`].

@@ -142,6 +142,7 @@ impl Blob {
             state.checked = None;
         }
         if current && written.is_some() {
+            self.shared.note_write();
             self.queue(&mut state);
         }
     }
