@@ -10,7 +10,7 @@ use super::blob::Blob;
 use super::error::io_error;
 use super::files::Files;
 use super::record::content_bytes;
-use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count};
+use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_from};
 
 impl Blob {
     /// Writes `bytes`, whole groups from `first` on that `proof` has been found to cover, and the
@@ -49,7 +49,7 @@ impl Blob {
 
     /// The groups that `len` bytes from `first` on are.
     fn whole_groups(&self, first: u64, len: usize, proof: &Proof) -> Result<Range<u64>, StoreError> {
-        let groups = first..first.saturating_add((len as u64).div_ceil(GROUP_LEN).max(1));
+        let groups = groups_from(first, len);
         let whole = groups.end <= group_count(self.size()) && bytes_of(self.size(), &groups).len() == len as u64;
         let covered = proof.size() == self.size()
             && proof.ranges().iter().any(|range| range.start <= groups.start && groups.end <= range.end);

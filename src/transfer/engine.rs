@@ -149,11 +149,6 @@ impl Engine {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The budget that all content in flight is paid from, for the serving side too.
-    pub fn budget(&self) -> BufferBudget {
-        self.shared.budget.clone()
-    }
-
     /// The exchanges in flight on the requester's side.
     pub fn transfers(&self) -> Vec<TransferStatus> {
         self.shared.pending.list()

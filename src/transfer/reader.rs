@@ -11,7 +11,7 @@ use super::fetch::Destination;
 use super::{BlobReader, BoxFuture, FetchError, Priority};
 use crate::ids::{BlobRange, ContentHash};
 use crate::store::Blob;
-use crate::verify::{GROUP_LEN, bytes_of, groups_of};
+use crate::verify::{GROUP_LEN, bytes_of, groups_from, groups_of};
 
 /// How often in a row one read goes back to the store and the peers without a byte more. Each such
 /// round follows a change in the store (groups that went or proved corrupt), so few are ever needed.
@@ -70,10 +70,10 @@ impl Reader {
                     group += 1;
                     continue;
                 };
-                let end = first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
+                let come = groups_from(first, bytes.len());
                 destination.take_from(first * GROUP_LEN, &bytes);
-                left.remove(first..end);
-                group = end;
+                group = come.end;
+                left.remove(come);
             }
         }
         let Some(blob) = self.blob() else { return false };

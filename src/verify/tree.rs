@@ -31,6 +31,13 @@ pub fn groups_of(size: u64, range: BlobRange) -> Range<u64> {
     range.start / GROUP_LEN..range.end.div_ceil(GROUP_LEN)
 }
 
+/// The groups that `len` bytes of content, whole groups from `first` on, are. No bytes are the one
+/// group of the empty blob.
+pub const fn groups_from(first: u64, len: usize) -> Range<u64> {
+    let groups = (len as u64).div_ceil(GROUP_LEN);
+    first..first.saturating_add(if groups == 0 { 1 } else { groups })
+}
+
 /// The bytes that `groups` consist of in a blob of `size` bytes.
 pub fn bytes_of(size: u64, groups: &Range<u64>) -> BlobRange {
     BlobRange::new(groups.start.saturating_mul(GROUP_LEN), groups.end.saturating_mul(GROUP_LEN)).clip(size)

@@ -20,7 +20,7 @@ use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::{FetchError, Priority};
-use crate::verify::GROUP_LEN;
+use crate::verify::{GROUP_LEN, groups_from};
 use crate::wire::MAX_RANGE_LEN;
 
 /// Commands waiting for one task.
@@ -240,7 +240,7 @@ impl Actor {
                 self.note_size(size);
             }
             Event::Segment { flight: number, first, bytes } => {
-                let groups = first..first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1);
+                let groups = groups_from(first, bytes.len());
                 self.waiters.deliver(first, &bytes);
                 self.ahead.remove(groups.clone());
                 self.landing.insert(groups.clone());

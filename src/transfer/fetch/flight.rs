@@ -16,7 +16,7 @@ use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
 use crate::transfer::pending::Progress;
 use crate::transfer::recent::RECENT_LEN;
-use crate::verify::{GROUP_LEN, Proof, group_count};
+use crate::verify::{GROUP_LEN, Proof, group_count, groups_from};
 
 /// Bytes that are written in one go: handing work to another thread costs as much as writing a
 /// segment or two.
@@ -162,7 +162,7 @@ impl Sink for Delivery {
         if self.size_known {
             return self.pass_on(first, bytes).await;
         }
-        let last = slice_end(first, &bytes) == group_count(size);
+        let last = groups_from(first, bytes.len()).end == group_count(size);
         self.held_back.push((first, bytes));
         if last {
             self.size_known = true;
@@ -172,11 +172,6 @@ impl Sink for Delivery {
             }
         }
     }
-}
-
-/// One past the last group of `bytes`, which begin at group `first`.
-fn slice_end(first: u64, bytes: &[u8]) -> u64 {
-    first + (bytes.len() as u64).div_ceil(GROUP_LEN).max(1)
 }
 
 impl Delivery {
@@ -204,7 +199,7 @@ impl Delivery {
         let (shared, hash) = (self.shared.clone(), self.hash);
         let (turn, events) = (self.turn.clone(), self.events.clone());
         tokio::spawn(async move {
-            let groups = segments.iter().map(|(first, bytes)| *first..slice_end(*first, bytes)).collect();
+            let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
             // Writers of one file would only spin for its lock.
             let turn = turn.lock().await;
             let _ = tokio::task::spawn_blocking(move || write(&shared, hash, &segments, &proof)).await;
@@ -225,7 +220,7 @@ fn write(shared: &Shared, hash: ContentHash, segments: &[(u64, Bytes)], proof: &
     let written = shared.store.create_partial(hash, proof.size()).and_then(|blob| {
         let was_complete = blob.is_complete();
         for (first, bytes) in segments {
-            for missing in blob.missing(*first..slice_end(*first, bytes)) {
+            for missing in blob.missing(groups_from(*first, bytes.len())) {
                 let part = &bytes[slice_of_groups(blob.size(), *first, &missing)];
                 blob.write(missing.start, part, proof)?;
             }

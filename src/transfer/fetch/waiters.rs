@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::ids::BlobRange;
 use crate::transfer::{FetchError, Priority};
-use crate::verify::{GROUP_LEN, bytes_of};
+use crate::verify::{GROUP_LEN, bytes_of, groups_from};
 
 /// The bytes that a read has so far.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Waiters {
 
     /// Verified `content`, which begins at group `first`, has come.
     pub fn deliver(&mut self, first: u64, content: &Bytes) {
-        let groups = first..first + (content.len() as u64).div_ceil(GROUP_LEN).max(1);
+        let groups = groups_from(first, content.len());
         self.settle(|waiter| {
             let Some(destination) = &mut waiter.destination else { return false };
             if !waiter.left.overlaps(&groups) {
