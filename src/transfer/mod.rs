@@ -16,9 +16,11 @@ mod reader;
 mod recent;
 mod serve;
 mod source;
+mod status;
 
 pub use buffers::{BUDGET_LEN, BufferBudget, SEGMENT_LEN};
 pub use engine::Engine;
 pub use pending::TransferStatus;
 pub use serve::Server;
 pub use source::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
+pub use status::{Direction, PeerShare, TransferState};
