@@ -237,3 +237,20 @@ async fn a_part_that_grows_is_asked_again() {
     // What was said a moment ago, to prove the size, is no longer all there is.
     assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[2 * MIB..4 * MIB]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn how_fast_a_peer_was_is_known_after_a_restart() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let bytes = content(3, 2 << 20);
+    let hash = holder.hold(&bytes);
+    let node = TestNode::start(&network, 2, &[1, 9]);
+    assert_eq!(node.holders.hints(), []);
+    node.engine.fetch(hash, |_, _| {}).await.unwrap();
+    let hints = node.holders.hints();
+    assert_eq!(hints.len(), 1, "nothing is known of a peer that was never there");
+    assert!(hints[0].rate.is_some() && hints[0].round_trip_ms.is_some());
+    let restarted = TestNode::start(&network, 3, &[9, 1]);
+    restarted.holders.take_hints(&hints);
+    assert_eq!(restarted.holders.hints(), hints);
+}

@@ -35,6 +35,11 @@ impl StateDir {
         self.0.join("control.sock")
     }
 
+    /// What was known of the peers' speed when the node ended last.
+    pub fn peer_hints(&self) -> PathBuf {
+        self.0.join("peer-hints.json")
+    }
+
     /// What a node in the background logs to.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::status::{NodeStatus, PeerState, PeerStatus};
 use crate::config::NodeConfig;
-use crate::holders::{self, Holders};
+use crate::holders::{self, Holders, hints};
 use crate::ids::PeerId;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -32,6 +32,7 @@ pub struct Node {
     holders: Arc<Holders>,
     engine: Engine,
     metrics: Arc<Metrics>,
+    peer_hints: PathBuf,
     started: Instant,
     notes: Mutex<Vec<String>>,
     mountpoint: Mutex<Option<PathBuf>>,
@@ -73,6 +74,7 @@ impl Node {
         let listen = listener.local_addr();
         let dialer = Arc::new(TcpDialer::new(identity, secret, metrics.clone()));
         let holders = Holders::new(config.peers.clone(), dialer, metrics.clone());
+        holders.take_hints(&hints::load(&config.state.peer_hints()));
         let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
         let (shutdown, stop) = watch::channel(false);
         let server = Server::new(store.clone(), metrics.clone());
@@ -84,6 +86,7 @@ impl Node {
             holders,
             engine,
             metrics,
+            peer_hints: config.state.peer_hints(),
             started: Instant::now(),
             notes: Mutex::new(notes),
             mountpoint: Mutex::new(None),
@@ -161,6 +164,9 @@ impl Node {
             server.abort();
         }
         tasks.for_each(|task| task.abort());
+        if let Err(error) = hints::save(&self.peer_hints, &self.holders.hints()) {
+            tracing::warn!("{} could not be written: {error}", self.peer_hints.display());
+        }
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(Ok(())) => {}

@@ -6,6 +6,7 @@
 //! moment it comes: a silent peer delays nobody.
 
 mod answers;
+pub mod hints;
 mod lanes;
 mod peer;
 mod questions;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::PeerError;
+use super::hints::PeerHint;
 use super::lanes::{LaneKind, LanePool, PooledLane};
 use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec};
@@ -289,6 +290,21 @@ impl Peer {
             (standing.rate.unwrap_or(ASSUMED_RATE), standing.round_trip.unwrap_or(0.0) + penalty)
         };
         delay + (self.outstanding.load(Ordering::Relaxed) + more) as f64 / rate.max(1.0)
+    }
+
+    /// What is worth knowing of it after a restart.
+    pub(super) fn hint(&self) -> Option<PeerHint> {
+        let standing = self.standing.lock();
+        let round_trip_ms = standing.round_trip.map(|seconds| seconds * 1e3);
+        let known = standing.rate.is_some() || round_trip_ms.is_some();
+        known.then(|| PeerHint { peer: self.spec.to_string(), rate: standing.rate, round_trip_ms })
+    }
+
+    /// Believes `hint` until there is something newer.
+    pub(super) fn take_hint(&self, hint: &PeerHint) {
+        let mut standing = self.standing.lock();
+        standing.rate = standing.rate.or(hint.sane_rate());
+        standing.round_trip = standing.round_trip.or(hint.sane_round_trip());
     }
 
     /// What people may see of it.

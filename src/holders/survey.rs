@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::answers::Answers;
+use super::hints::PeerHint;
 use super::lanes::{LaneKind, PooledLane};
 use super::peer::{MAX_BACKOFF, Peer};
 use super::questions::{NoAnswer, Question, open_ended};
@@ -60,6 +61,19 @@ impl Holders {
     /// What people may see of the peers.
     pub fn snapshots(&self) -> Vec<PeerSnapshot> {
         self.peers.iter().map(|peer| peer.snapshot()).collect()
+    }
+
+    /// What is worth knowing of the peers after a restart.
+    pub fn hints(&self) -> Vec<PeerHint> {
+        self.peers.iter().filter_map(|peer| peer.hint()).collect()
+    }
+
+    /// Believes what was known of the peers before a restart, until there is something newer.
+    pub fn take_hints(&self, hints: &[PeerHint]) {
+        for peer in &self.peers {
+            let spec = peer.spec().to_string();
+            hints.iter().filter(|hint| hint.peer == spec).for_each(|hint| peer.take_hint(hint));
+        }
     }
 
     /// The peers that said they have some of `hash`, as far as remembered.
