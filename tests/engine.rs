@@ -289,3 +289,34 @@ fn make_writable(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_can_be_seen_and_cancelled_and_leaves_nothing() {
+    let network = MemoryNetwork::new();
+    let (holder, node) = (TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[1, 3]));
+    let bytes = content(8, 9 * MIB);
+    let hash = holder.hold(&bytes);
+    let silent = hostile::start(&network, 3, &bytes, Vice::SilentToRequests);
+    // Only the silent one can be reached: the transfer would take its time.
+    network.set_fault(node_id(1), Fault::BlackHole);
+    let (engine, wanted) = (node.engine.clone(), hash);
+    let fetch = tokio::spawn(async move { engine.fetch(wanted, |_, _| {}).await });
+    let status = loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let status = node.engine.transfers().pop();
+        if let Some(status) = status.filter(|status| status.peers.iter().any(|share| share.exchanges > 0)) {
+            break status;
+        }
+    };
+    assert_eq!((status.hash, status.done, status.total), (hash, 0, None));
+    assert_eq!(status.peers[0].peer, node_id(3));
+    assert!(node.engine.cancel(status.id.parse().unwrap()));
+    assert_eq!(fetch.await.unwrap(), Err(FetchError::Cancelled));
+    node.assert_at_rest().await;
+    assert!(!node.engine.cancel(status.id.parse().unwrap()), "it is over");
+    // What was cancelled may be wanted again.
+    network.set_fault(node_id(1), Fault::None);
+    silent.abort();
+    assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
+    node.assert_at_rest().await;
+}

@@ -2,11 +2,13 @@
 
 mod hash;
 mod peer;
+mod priority;
 mod range;
 mod transfer;
 
 pub use hash::{ContentHash, HaveKey};
 pub use peer::{PeerId, PeerSpec};
+pub use priority::Priority;
 pub use range::BlobRange;
 pub use transfer::TransferId;
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ParseIdError;
@@ -13,8 +14,14 @@ const CHANNEL_BIT: u64 = 1 << 48;
 /// The low 48 bits carry the nonce.
 const NONCE_MASK: u64 = CHANNEL_BIT - 1;
 
-/// The next nonce. A monotonic counter is enough: 2^48 ids pass before one comes back.
-static NEXT_NONCE: AtomicU64 = AtomicU64::new(1);
+/// The next nonce. A monotonic counter is enough: 2^48 ids pass before one comes back. It starts
+/// anywhere, so that the ids of different nodes differ for people who compare them.
+static NEXT_NONCE: LazyLock<AtomicU64> = LazyLock::new(|| {
+    let mut start = [0; 8];
+    // Without randomness the ids are merely those that another node uses too.
+    let _ = getrandom::fill(&mut start);
+    AtomicU64::new(u64::from_le_bytes(start) & NONCE_MASK)
+});
 
 /// The identity and cancel handle of one transfer, chosen by the requester: bit 61 set, bit 48
 /// clear, a 48-bit nonce below. Unique among the transfers of one process.

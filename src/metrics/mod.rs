@@ -81,6 +81,7 @@ metrics! {
     lanes_dialled, "1", "Lanes opened to peers.";
     lanes_open, "1", "Lanes open now, both directions (gauge).";
     transfers_pending, "1", "Exchanges in flight on the requester's side (gauge).";
+    serving_pending, "1", "Exchanges in flight on the holder's side (gauge).";
     budget_used_bytes, "bytes", "Bytes of the transfer buffer budget in use (gauge).";
     store_bytes, "bytes", "Bytes of content and outboards on disk (gauge).";
     store_blobs, "1", "Blobs held, partial ones included (gauge).";

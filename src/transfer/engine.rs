@@ -12,12 +12,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::buffers::BufferBudget;
 use super::fetch::{self, Command, Destination, Filled};
-use super::pending::{PendingTransfers, TransferStatus};
 use super::reader::Reader;
 use super::recent::RecentSegments;
+use super::status::{Direction, TransferStatus};
+use super::table::TransferTable;
 use super::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
 use crate::holders::Holders;
-use crate::ids::{BlobRange, ContentHash, PeerId};
+use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use crate::verify::{group_count, groups_of};
@@ -37,7 +38,7 @@ pub struct Shared {
     pub(super) recent: RecentSegments,
     /// A place for each segment that may lie unwritten.
     pub(super) unwritten: Arc<Semaphore>,
-    pub(super) pending: Arc<PendingTransfers>,
+    pub(super) transfers: Arc<TransferTable>,
     pub(super) metrics: Arc<Metrics>,
     sizes: Mutex<LruCache<ContentHash, u64>>,
     fetches: DashMap<ContentHash, mpsc::Sender<Command>>,
@@ -140,7 +141,7 @@ impl Engine {
             budget: BufferBudget::new(metrics.clone()),
             recent: RecentSegments::new(),
             unwritten: Arc::new(Semaphore::new(fetch::MAX_UNWRITTEN)),
-            pending: Arc::new(PendingTransfers::new(metrics.clone())),
+            transfers: TransferTable::new(Direction::Fetch, metrics.clone()),
             metrics,
             sizes: Mutex::new(LruCache::new(sizes)),
             fetches: DashMap::new(),
@@ -149,9 +150,15 @@ impl Engine {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The exchanges in flight on the requester's side.
+    /// The blobs that are being fetched, the oldest transfer first.
     pub fn transfers(&self) -> Vec<TransferStatus> {
-        self.shared.pending.list()
+        self.shared.transfers.list()
+    }
+
+    /// Ends the transfer with this id: exchanges are broken off, and whoever waits for bytes of it is
+    /// told [`FetchError::Cancelled`]. False if there is none. A later read begins a new one.
+    pub fn cancel(&self, id: TransferId) -> bool {
+        self.shared.transfers.cancel(id)
     }
 
     /// Fetches what is missing of a blob into the store and returns when it is complete there.

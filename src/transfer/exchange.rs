@@ -10,9 +10,9 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
 use super::buffers::{BufferBudget, SEGMENT_LEN};
-use super::pending::PendingGuard;
+use super::table::ExchangeGuard;
 use crate::holders::{LaneKind, Peer, PeerError, PooledLane};
-use crate::ids::{BlobRange, ContentHash, TransferId};
+use crate::ids::{BlobRange, ContentHash, Priority, TransferId};
 use crate::metrics::Metrics;
 use crate::transport::{BoxLane, TransportError, read_message, write_message};
 use crate::verify::{GROUP_LEN, Proof, bytes_of, group_count, proof_len, with_last_group};
@@ -44,6 +44,8 @@ pub struct Ask {
     pub size: Option<u64>,
     /// The kind of lane to use.
     pub lane: LaneKind,
+    /// How urgent it is.
+    pub priority: Priority,
 }
 
 /// Why an exchange did not bring all that was asked for.
@@ -95,9 +97,9 @@ pub trait Sink: Send {
 pub struct Exchange<'a> {
     /// The holder.
     pub peer: &'a Peer,
-    /// Where the exchange is listed.
-    pub pending: &'a PendingGuard,
-    /// Its id on the wire.
+    /// Counts it, and what it brings.
+    pub guard: &'a ExchangeGuard,
+    /// The id of the transfer that it is part of.
     pub id: TransferId,
     /// Pays for the buffers.
     pub budget: &'a BufferBudget,
@@ -139,7 +141,7 @@ impl Exchange<'_> {
             hash: ask.hash,
             start: ask.groups.start * GROUP_LEN,
             len: (ask.groups.end - ask.groups.start) * GROUP_LEN,
-            weight: 1,
+            weight: ask.priority.weight(),
             prove_size: ask.size.is_none(),
         });
         let mut again = true;
@@ -147,7 +149,7 @@ impl Exchange<'_> {
             let mut lane = self.peer.lane(ask.lane).await?;
             let asked_at = Instant::now();
             let reply = async {
-                self.pending.progress.sent.store(true, Ordering::Relaxed);
+                self.guard.progress.sent.store(true, Ordering::Relaxed);
                 write_message(lane.io(), &request).await?;
                 read_message(lane.io()).await
             };
@@ -183,7 +185,6 @@ impl Exchange<'_> {
         let wrong = |error: crate::verify::VerifyError| ExchangeError::WrongBytes(error.to_string());
         let proof = Arc::new(Proof::verify(&ask.hash, total_len, &ranges, proof).map_err(wrong)?);
         let content: u64 = ranges.iter().map(|range| bytes_of(total_len, range).len()).sum();
-        self.pending.progress.wanted.store(content, Ordering::Relaxed);
         self.own(sink.begin(proof.clone())).await;
         for range in &ranges {
             for piece in segments(bytes_of(total_len, range)) {
@@ -221,7 +222,7 @@ impl Exchange<'_> {
             self.read(lane, &mut buffer[*done..end]).await?;
             let group = first + *done as u64 / GROUP_LEN;
             proof.check_groups(group, &buffer[*done..end]).map_err(wrong)?;
-            self.pending.progress.received.fetch_add((end - *done) as u64, Ordering::Relaxed);
+            self.guard.note_content((end - *done) as u64);
             *done = end;
         }
         if buffer.is_empty() {
@@ -232,9 +233,9 @@ impl Exchange<'_> {
 
     /// Waits for something that this node, not the holder, may keep waiting.
     async fn own<T>(&self, something: impl Future<Output = T>) -> T {
-        self.pending.progress.held_up.store(true, Ordering::Relaxed);
+        self.guard.progress.held_up.store(true, Ordering::Relaxed);
         let done = something.await;
-        self.pending.progress.held_up.store(false, Ordering::Relaxed);
+        self.guard.progress.held_up.store(false, Ordering::Relaxed);
         done
     }
 
@@ -247,7 +248,7 @@ impl Exchange<'_> {
                 Ok(Ok(0)) => return Err(ExchangeError::Broken("closed in the middle of a reply".to_owned())),
                 Ok(Ok(n)) => {
                     done += n;
-                    self.pending.progress.wire.fetch_add(n as u64, Ordering::Relaxed);
+                    self.guard.progress.wire.fetch_add(n as u64, Ordering::Relaxed);
                     self.metrics.fetched_wire_bytes.add(n as u64);
                 }
                 Ok(Err(error)) => return Err(ExchangeError::Broken(error.to_string())),

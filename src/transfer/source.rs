@@ -6,21 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{BlobRange, ContentHash, PeerId};
+use crate::ids::{BlobRange, ContentHash, PeerId, Priority};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// How urgent a read is; the first is the most urgent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Priority {
-    /// Somebody waits for these bytes now.
-    Foreground,
-    /// Somebody will probably want them soon.
-    ReadAhead,
-    /// Asked for ahead of any reader.
-    Prefetch,
-}
 
 /// Why bytes could not be had. Each variant is told apart by users (errno, exit message).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

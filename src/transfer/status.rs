@@ -42,7 +42,7 @@ pub struct TransferStatus {
     pub state: TransferState,
     /// Content bytes so far: verified, or sent.
     pub done: u64,
-    /// Content bytes in all, as far as they are wanted now; `None` until the size is known.
+    /// The blob's size in bytes; `None` until it is proven. A reader may want less of it.
     pub total: Option<u64>,
     /// Content bytes a second since it began.
     pub rate: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::candidates::Candidates;
-use super::flight::{Event, Flight};
+use super::flight::{Event, Flight, Outlet};
 use super::patience::Patience;
 use super::waiters::{Destination, Filled, Waiter, Waiters};
 use crate::holders::Finding;
-use crate::ids::ContentHash;
+use crate::ids::{ContentHash, TransferId};
 use crate::store::Blob;
 use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::ExchangeError;
+use crate::transfer::status::TransferState;
+use crate::transfer::table::Transfer;
 use crate::transfer::{FetchError, Priority};
 use crate::verify::{GROUP_LEN, groups_from};
 use crate::wire::MAX_RANGE_LEN;
@@ -75,9 +78,9 @@ pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc:
         hash,
         size,
         blob: None,
+        transfer: None,
         commands,
-        turn: Arc::default(),
-        events_sender,
+        outlet: Outlet { turn: Arc::default(), events: events_sender },
         events,
         drained: false,
         sizes_wanted: Vec::new(),
@@ -100,10 +103,10 @@ pub(super) struct Actor {
     pub(super) hash: ContentHash,
     pub(super) size: Option<u64>,
     blob: Option<Arc<Blob>>,
+    /// There while it has anything to do.
+    pub(super) transfer: Option<Arc<Transfer>>,
     commands: mpsc::Receiver<Command>,
-    /// Held by whoever writes to the blob.
-    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
-    pub(super) events_sender: mpsc::Sender<Event>,
+    pub(super) outlet: Outlet,
     events: mpsc::Receiver<Event>,
     /// No command will come any more.
     drained: bool,
@@ -136,10 +139,12 @@ impl Actor {
         loop {
             let now = Instant::now();
             self.prune();
+            self.begin_transfer();
             self.look_after_flights(now);
             self.plan(now);
             self.settle(now);
             let idle = self.is_idle();
+            self.note_state(idle);
             if !idle {
                 idle_since = now;
             } else if self.drained {
@@ -156,6 +161,7 @@ impl Actor {
                 },
                 Some(event) = self.events.recv() => self.event(event),
                 finding = next_finding(&mut self.survey) => self.finding(finding),
+                () = cancelled(self.transfer.as_deref()) => self.cancel(),
                 () = sleep_until(wake) => {
                     if idle && idle_since.elapsed() >= LINGER {
                         // Commands sent before this are still carried out.
@@ -164,6 +170,40 @@ impl Actor {
                     }
                 }
             }
+        }
+    }
+
+    /// Makes what there is to do a transfer that can be seen, if it is none yet.
+    fn begin_transfer(&mut self) {
+        if self.transfer.is_none() && !self.is_idle() {
+            self.transfer = Some(Arc::new(self.shared.transfers.enter(TransferId::next(), self.hash, self.size)));
+        }
+    }
+
+    /// Says how the transfer is doing, or that it is over.
+    fn note_state(&mut self, idle: bool) {
+        if idle {
+            self.transfer = None;
+        }
+        let Some(transfer) = &self.transfer else { return };
+        let waits = |flight: &Flight| flight.seen.1 == 0 || flight.progress.held_up.load(Ordering::Relaxed);
+        transfer.note_state(if self.flights.is_empty() {
+            if self.survey.is_some() { TransferState::Asking } else { TransferState::Waiting }
+        } else if self.flights.values().all(|flight| flight.stalled) {
+            TransferState::Stalled
+        } else if self.flights.values().all(waits) {
+            TransferState::Waiting
+        } else {
+            TransferState::Moving
+        });
+    }
+
+    /// Somebody wants the transfer to end.
+    fn cancel(&mut self) {
+        self.fail_all(&FetchError::Cancelled);
+        self.readers.clear();
+        for (_, flight) in self.flights.drain() {
+            self.candidates.note_end(flight.peer_index, None, &flight.left);
         }
     }
 
@@ -179,6 +219,9 @@ impl Actor {
 
     fn note_size(&mut self, size: u64) {
         self.size = Some(size);
+        if let Some(transfer) = &self.transfer {
+            transfer.note_size(size);
+        }
         for waiter in self.sizes_wanted.drain(..) {
             let _ = waiter.reply.send(Ok(size));
         }
@@ -342,6 +385,14 @@ pub(super) fn group_total(groups: &RangeSet<u64>) -> u64 {
 async fn next_finding(survey: &mut Option<mpsc::Receiver<Finding>>) -> Option<Finding> {
     match survey {
         Some(findings) => findings.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ready when `transfer` is to end.
+async fn cancelled(transfer: Option<&Transfer>) {
+    match transfer {
+        Some(transfer) => transfer.cancelled().await,
         None => std::future::pending().await,
     }
 }

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::waiters::slice_of_groups;
 use crate::holders::Peer;
-use crate::ids::{ContentHash, TransferId};
+use crate::ids::{ContentHash, PeerId};
 use crate::transfer::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
-use crate::transfer::pending::Progress;
 use crate::transfer::recent::RECENT_LEN;
+use crate::transfer::table::{Progress, Transfer};
 use crate::verify::{GROUP_LEN, Proof, group_count, groups_from};
 
 /// Bytes that are written in one go: handing work to another thread costs as much as writing a
@@ -43,6 +43,15 @@ pub(super) enum Event {
     Stored(Vec<Range<u64>>),
     /// `flight` is over. News of its writes may still come.
     Ended { flight: u64, result: Result<(), ExchangeError> },
+}
+
+/// Where an exchange's bytes go.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    /// Held by whoever writes to the blob.
+    pub turn: Arc<Mutex<()>>,
+    /// To the fetch task.
+    pub events: mpsc::Sender<Event>,
 }
 
 /// What the fetch task knows of an exchange.
@@ -76,17 +85,17 @@ impl Drop for Flight {
 /// Starts an exchange with `peer`.
 pub(super) fn launch(
     shared: &Arc<Shared>,
+    transfer: &Transfer,
     number: u64,
     peer_index: usize,
     peer: Arc<Peer>,
     ask: Ask,
-    turn: Arc<Mutex<()>>,
-    events: mpsc::Sender<Event>,
+    outlet: Outlet,
 ) -> Flight {
-    let id = TransferId::next();
-    let listed_peer = peer.id().unwrap_or(crate::ids::PeerId::from_bytes([0; 32]));
-    let pending = shared.pending.enter(id, listed_peer, ask.hash);
-    let progress = pending.progress.clone();
+    let id = transfer.id();
+    // A peer that was never reached is listed under zeroes.
+    let guard = transfer.exchange(peer.id().unwrap_or(PeerId::from_bytes([0; 32])));
+    let progress = guard.progress.clone();
     let outstanding = (ask.groups.end - ask.groups.start) * GROUP_LEN;
     peer.add_outstanding(outstanding);
     shared.metrics.exchanges_started.inc();
@@ -95,7 +104,7 @@ pub(super) fn launch(
     let task = tokio::spawn(async move {
         let shared = task_shared;
         let exchange =
-            Exchange { peer: &task_peer, pending: &pending, id, budget: &shared.budget, metrics: &shared.metrics };
+            Exchange { peer: &task_peer, guard: &guard, id, budget: &shared.budget, metrics: &shared.metrics };
         let mut delivery = Delivery {
             shared: shared.clone(),
             number,
@@ -106,15 +115,14 @@ pub(super) fn launch(
             unwritten: Vec::new(),
             places: Vec::new(),
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
-            turn,
-            events: events.clone(),
+            outlet: outlet.clone(),
         };
         let result = exchange.run(&ask, &mut delivery).await;
         if result.is_err() {
             shared.metrics.exchanges_failed.inc();
         }
-        drop((delivery, pending));
-        let _ = events.send(Event::Ended { flight: number, result }).await;
+        drop((delivery, guard));
+        let _ = outlet.events.send(Event::Ended { flight: number, result }).await;
     })
     .abort_handle();
     Flight {
@@ -147,9 +155,7 @@ struct Delivery {
     places: Vec<OwnedSemaphorePermit>,
     /// Bounds the writes under way.
     writes: Arc<Semaphore>,
-    /// Held by whoever writes to the blob.
-    turn: Arc<Mutex<()>>,
-    events: mpsc::Sender<Event>,
+    outlet: Outlet,
 }
 
 impl Sink for Delivery {
@@ -166,7 +172,7 @@ impl Sink for Delivery {
         self.held_back.push((first, bytes));
         if last {
             self.size_known = true;
-            let _ = self.events.send(Event::Size(size)).await;
+            let _ = self.outlet.events.send(Event::Size(size)).await;
             for (first, bytes) in std::mem::take(&mut self.held_back) {
                 self.pass_on(first, bytes).await;
             }
@@ -181,7 +187,7 @@ impl Delivery {
         let event = Event::Segment { flight: self.number, first, bytes: bytes.clone() };
         // From here on the fetch task waits for news of the write: `drop` sees to it that there is one.
         self.unwritten.push((first, bytes));
-        let _ = self.events.send(event).await;
+        let _ = self.outlet.events.send(event).await;
         let place = self.shared.unwritten.clone().try_acquire_owned().ok();
         let all_taken = place.is_none();
         self.places.extend(place);
@@ -197,7 +203,7 @@ impl Delivery {
         self.places.clear();
         let Some(proof) = self.proof.clone().filter(|_| !segments.is_empty()) else { return };
         let (shared, hash) = (self.shared.clone(), self.hash);
-        let (turn, events) = (self.turn.clone(), self.events.clone());
+        let Outlet { turn, events } = self.outlet.clone();
         tokio::spawn(async move {
             let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
             // Writers of one file would only spin for its lock.

@@ -193,7 +193,7 @@ impl Actor {
     }
 
     /// Tells all that it cannot be done.
-    fn fail_all(&mut self, error: &FetchError) {
+    pub(super) fn fail_all(&mut self, error: &FetchError) {
         for waiter in self.sizes_wanted.drain(..) {
             let _ = waiter.reply.send(Err(error.clone()));
         }

@@ -41,6 +41,7 @@ const _: () = assert!(FIRST_LEN.is_multiple_of(GROUP_LEN) && PIECE_LEN.is_multip
 impl Actor {
     /// Gives what is wanted and not under way to holders, as far as they can take it.
     pub(super) fn plan(&mut self, now: Instant) {
+        let Some(transfer) = self.transfer.clone() else { return };
         let mut passed = 0;
         let mut moving = self.flights.values().filter(|flight| !flight.stalled).count();
         let mut covered = self.landing.clone();
@@ -72,12 +73,12 @@ impl Actor {
             }
             let small = priority == Priority::Foreground && (groups.end - groups.start) * GROUP_LEN <= SMALL_LEN;
             let lane = if small { LaneKind::Small } else { LaneKind::Bulk };
-            let ask = Ask { hash: self.hash, groups, size: self.size, lane };
+            let ask = Ask { hash: self.hash, groups, size: self.size, lane, priority };
             covered.insert(ask.groups.clone());
             moving += 1;
             let number = self.next_flight;
             self.next_flight += 1;
-            let flight = launch(&self.shared, number, index, peer, ask, self.turn.clone(), self.events_sender.clone());
+            let flight = launch(&self.shared, &transfer, number, index, peer, ask, self.outlet.clone());
             self.flights.insert(number, flight);
         }
     }
