@@ -129,6 +129,7 @@ fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
         secret_file: None,
         open: true,
         cache_size: 64 << 30,
+        serve_rate: None,
     }
 }
 

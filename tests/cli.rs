@@ -52,8 +52,17 @@ fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
     }
     for command in ["serve", "mount"] {
         let help = stdout(&run(dir.path(), &[command, "--help"]));
-        for flag in ["--state", "--listen", "--peer", "--allow", "--secret-file", "--open", "--cache-size", "--config"]
-        {
+        for flag in [
+            "--state",
+            "--listen",
+            "--peer",
+            "--allow",
+            "--secret-file",
+            "--open",
+            "--cache-size",
+            "--serve-rate",
+            "--config",
+        ] {
             assert!(help.contains(flag), "{command} {flag}");
         }
         assert!(!help.contains("--detached"));
@@ -78,6 +87,7 @@ fn malformed_values_exit_with_2_and_are_named() {
         (&["serve", "--allow", "me"], &["--allow", "'me'"]),
         (&["serve", "--listen", "here"], &["--listen", "'here'"]),
         (&["serve", "--cache-size", "big"], &["--cache-size", "'big'"]),
+        (&["serve", "--serve-rate", "1"], &["--serve-rate", "'1'", "64KiB"]),
         (&["serve", "--cache-size", "1M"], &["--cache-size", "'1M'", "64MiB"]),
         (&["serve", "--config", "/nonexistent.toml"], &["/nonexistent.toml"]),
         (&["mount", "/mnt", "--peer", "nowhere"], &["--peer", "'nowhere'"]),

@@ -41,9 +41,9 @@ fn command_line(arguments: &[&str]) -> Vec<String> {
 fn options_become_flags_and_mounts_own_are_ignored() {
     assert_eq!(command_line(&["byhash", "/mnt/net"]), ["mount", "/mnt/net"]);
     let fstab = "rw,_netdev,nofail,x-systemd.automount,noatime,peer=a:1,peer=id@[::1]:2,allow=x,open,\
-                 secret-file=/etc/a b/$(touch x)*,cache-size=20GiB,state=/s,config=/c.toml,listen=[::]:7117";
+                 secret-file=/etc/a b/$(touch x)*,cache-size=20GiB,serve-rate=50MB,state=/s,config=/c.toml,listen=[::]:7117";
     let mut expected: Vec<_> = "mount /mnt/net --peer a:1 --peer id@[::1]:2 --allow x --open --secret-file SECRET \
-                                --cache-size 20GiB --state /s --config /c.toml --listen [::]:7117"
+                                --cache-size 20GiB --serve-rate 50MB --state /s --config /c.toml --listen [::]:7117"
         .split_whitespace()
         .collect();
     let secret = expected.iter().position(|word| *word == "SECRET").unwrap();
@@ -173,7 +173,7 @@ fn the_examples_of_the_settings_file_are_settings() {
     let is_example = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
     let examples: String = text.lines().filter(is_example).map(|line| format!("{}\n", &line[1..])).collect();
     let settings: BTreeSet<_> = examples.parse::<toml::Table>().unwrap().keys().cloned().collect();
-    let known = ["allow", "cache-size", "listen", "open", "peer", "secret-file", "state"];
+    let known = ["allow", "cache-size", "listen", "open", "peer", "secret-file", "serve-rate", "state"];
     assert!(settings.iter().eq(&known), "{settings:?}");
 }
 

@@ -85,6 +85,10 @@ pub(super) struct NodeFlags {
     /// What the cache may hold on disk: 20G, 500MiB [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<String>,
+
+    /// The most that is sent to peers in a second: 50MB, 1GiB [default: as much as goes]
+    #[arg(long, value_name = "SIZE")]
+    serve_rate: Option<String>,
 }
 
 impl NodeFlags {
@@ -99,6 +103,7 @@ impl NodeFlags {
             secret_file: self.secret_file.clone(),
             open: self.open.then_some(true),
             cache_size: self.cache_size.clone(),
+            serve_rate: self.serve_rate.clone(),
         };
         let node = self.which.layers(flags)?.node()?;
         if let Some(file) = &node.secret_file {

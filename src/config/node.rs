@@ -7,6 +7,7 @@ use super::layers::{Layers, Origin, absolute};
 use super::{ConfigError, StateDir};
 use crate::ids::{PeerId, PeerSpec};
 use crate::store;
+use crate::transfer::ServeConfig;
 
 /// Where a node listens unless told otherwise: every IPv4 address, port 7117.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 7117));
@@ -21,6 +22,10 @@ pub const MIN_CACHE_SIZE: u64 = 64 << 20;
 
 /// The largest cache, in bytes (1 EiB): sums of a few such sizes still fit in 64 bits.
 pub const MAX_CACHE_SIZE: u64 = 1 << 60;
+
+/// The smallest limit on what is sent, in bytes a second (64 KiB): below it a requester would take its
+/// holder, which needs more than five seconds for some of the slices, for silent.
+pub const MIN_SERVE_RATE: u64 = 64 << 10;
 
 /// What the cache leaves free on its file system, in bytes (256 MiB), for whoever else writes there.
 pub const KEEP_FREE: u64 = 256 << 20;
@@ -45,9 +50,17 @@ pub struct NodeConfig {
     pub open: bool,
     /// What the cache may hold on disk, in bytes, [`MIN_CACHE_SIZE`] to [`MAX_CACHE_SIZE`].
     pub cache_size: u64,
+    /// The most that is sent to peers, in bytes a second, at least [`MIN_SERVE_RATE`]; `None`: as much
+    /// as goes.
+    pub serve_rate: Option<u64>,
 }
 
 impl NodeConfig {
+    /// The serving side's part of it.
+    pub fn serve(&self) -> ServeConfig {
+        ServeConfig { rate: self.serve_rate }
+    }
+
     /// The store's part of it.
     pub fn store(&self) -> store::Config {
         store_config(&self.state, self.cache_size)
@@ -94,6 +107,10 @@ impl Layers {
             secret_file,
             open: self.pick(|raw| raw.open.as_ref()).is_some_and(|(_, open)| *open),
             cache_size: self.cache_size()?,
+            serve_rate: match self.pick(|raw| raw.serve_rate.as_ref()) {
+                Some((origin, text)) => Some(parse_rate(text).map_err(|reason| value(origin, "serve-rate", reason))?),
+                None => None,
+            },
         })
     }
 
@@ -137,6 +154,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
     Ok(size)
 }
 
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let rate = text
+        .parse::<bytesize::ByteSize>()
+        .map_err(|_| format!("'{text}' is not a rate: bytes in a second, for instance 50MB, are wanted"))?
+        .as_u64();
+    if rate < MIN_SERVE_RATE {
+        return Err(format!("'{text}' is too small: at least 64KiB are wanted"));
+    }
+    Ok(rate)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -161,7 +189,7 @@ mod tests {
     fn nothing_given_means_the_defaults_and_nobody_in() {
         let config = node(RawConfig::default()).unwrap();
         assert_eq!(config.listen, DEFAULT_LISTEN);
-        assert_eq!(config.cache_size, DEFAULT_CACHE_SIZE);
+        assert_eq!((config.cache_size, config.serve_rate), (DEFAULT_CACHE_SIZE, None));
         assert!(config.peers.is_empty() && config.allow.is_empty() && !config.open);
         assert_eq!(config.secret_file, None);
     }
@@ -177,6 +205,7 @@ mod tests {
             secret_file: Some("relative".into()),
             open: Some(true),
             cache_size: Some("1.5GiB".into()),
+            serve_rate: Some("50MB".into()),
         })
         .unwrap();
         assert_eq!(config.listen, "[::1]:0".parse().unwrap());
@@ -185,6 +214,7 @@ mod tests {
         assert!(config.secret_file.unwrap().is_absolute());
         assert!(config.open);
         assert_eq!(config.cache_size, 3 << 29);
+        assert_eq!(config.serve_rate, Some(50_000_000));
     }
 
     #[test]
@@ -208,6 +238,14 @@ mod tests {
         for bad in ["", "big", "-1G", "20X", "9999999999999T"] {
             refused(size(bad), &["--cache-size", &format!("'{bad}'")]);
         }
+    }
+
+    #[test]
+    fn rates_have_a_least() {
+        let rate = |text: &str| RawConfig { serve_rate: Some(text.into()), ..RawConfig::default() };
+        assert_eq!(node(rate("64KiB")).unwrap().serve_rate, Some(MIN_SERVE_RATE));
+        refused(rate("63KiB"), &["--serve-rate", "'63KiB'", "64KiB"]);
+        refused(rate("fast"), &["--serve-rate", "'fast'", "50MB"]);
     }
 
     #[test]

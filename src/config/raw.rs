@@ -25,6 +25,8 @@ pub struct RawConfig {
     pub open: Option<bool>,
     /// The cache's size, as `20G` or `20GiB`.
     pub cache_size: Option<String>,
+    /// The most that is sent to peers in a second, as `50MB`.
+    pub serve_rate: Option<String>,
 }
 
 impl RawConfig {
@@ -62,6 +64,7 @@ impl RawConfig {
             secret_file: path("BYHASH_SECRET_FILE"),
             open,
             cache_size: text("BYHASH_CACHE_SIZE")?,
+            serve_rate: text("BYHASH_SERVE_RATE")?,
         })
     }
 

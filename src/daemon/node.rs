@@ -14,11 +14,11 @@ use tokio::time::{Instant, timeout};
 use super::status::{NodeStatus, PeerState, PeerStatus};
 use crate::config::NodeConfig;
 use crate::holders::{self, Holders, hints};
-use crate::ids::PeerId;
+use crate::ids::{PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::import::StagedBlob;
-use crate::transfer::{BlobSource, Engine, Server};
+use crate::transfer::{BlobSource, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
 
 /// How long the serving side may take to end at a shutdown, its own drain included.
@@ -31,6 +31,7 @@ pub struct Node {
     store: Store,
     holders: Arc<Holders>,
     engine: Engine,
+    server: Arc<Server>,
     metrics: Arc<Metrics>,
     peer_hints: PathBuf,
     started: Instant,
@@ -77,14 +78,15 @@ impl Node {
         holders.take_hints(&hints::load(&config.state.peer_hints()));
         let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
         let (shutdown, stop) = watch::channel(false);
-        let server = Server::new(store.clone(), metrics.clone());
-        let tasks = vec![tokio::spawn(server.run(listener, stop)), tokio::spawn(holders.clone().keep_warm())];
+        let server = Server::new(store.clone(), config.serve(), metrics.clone());
+        let tasks = vec![tokio::spawn(server.clone().run(listener, stop)), tokio::spawn(holders.clone().keep_warm())];
         Ok(Arc::new(Self {
             id,
             listen,
             store,
             holders,
             engine,
+            server,
             metrics,
             peer_hints: config.state.peer_hints(),
             started: Instant::now(),
@@ -108,6 +110,19 @@ impl Node {
     /// Its transfer engine.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The blobs that it fetches and those that it sends.
+    pub fn transfers(&self) -> Vec<TransferStatus> {
+        let mut transfers = self.engine.transfers();
+        transfers.extend(self.server.transfers());
+        transfers
+    }
+
+    /// Ends the transfer with this id, whichever way it goes. False if there is none.
+    pub fn cancel_transfer(&self, id: TransferId) -> bool {
+        // Both, should a peer have chosen an id of this node's.
+        self.engine.cancel(id) | self.server.cancel(id)
     }
 
     /// Its metrics.

@@ -21,6 +21,6 @@ mod table;
 pub use crate::ids::Priority;
 pub use buffers::{BUDGET_LEN, BufferBudget, SEGMENT_LEN};
 pub use engine::Engine;
-pub use serve::Server;
+pub use serve::{ServeConfig, ServePolicy, Server};
 pub use source::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, SpaceUsage};
 pub use status::{Direction, PeerShare, TransferState, TransferStatus};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::status::{Direction, PeerShare, TransferState, TransferStatus};
@@ -29,7 +29,7 @@ struct Entry {
     total: AtomicU64,
     state: Mutex<TransferState>,
     shares: Mutex<Vec<PeerShare>>,
-    cancelled: Notify,
+    cancelled: watch::Sender<bool>,
 }
 
 impl TransferTable {
@@ -55,7 +55,7 @@ impl TransferTable {
             total: AtomicU64::new(size.unwrap_or(0)),
             state: Mutex::new(TransferState::Waiting),
             shares: Mutex::default(),
-            cancelled: Notify::new(),
+            cancelled: watch::Sender::new(false),
         });
         self.entries.lock().push(entry.clone());
         Transfer { table: self.clone(), entry }
@@ -71,7 +71,9 @@ impl TransferTable {
         let entries = self.entries.lock();
         let mut found = entries.iter().filter(|entry| entry.id == id).peekable();
         let any = found.peek().is_some();
-        found.for_each(|entry| entry.cancelled.notify_one());
+        for entry in found {
+            entry.cancelled.send_replace(true);
+        }
         any
     }
 }
@@ -137,7 +139,8 @@ impl Transfer {
 
     /// Ready when somebody cancelled it.
     pub async fn cancelled(&self) {
-        self.entry.cancelled.notified().await;
+        // The entry lives as long as this does.
+        let _ = self.entry.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
     }
 }
 

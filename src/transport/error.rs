@@ -104,7 +104,10 @@ fn refusal(reason: &RefusedReason, this_node: &PeerId) -> String {
         RefusedReason::WrongSecret => {
             format!("the peer has another network secret: use the same --secret-file, or add --allow {this_node} there")
         }
-        RefusedReason::UnsupportedVersion | RefusedReason::ShuttingDown | RefusedReason::Other(_) => {
+        RefusedReason::UnsupportedVersion
+        | RefusedReason::ShuttingDown
+        | RefusedReason::Cancelled
+        | RefusedReason::Other(_) => {
             format!("the peer turned this node away: {reason}")
         }
     }

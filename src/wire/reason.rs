@@ -15,6 +15,8 @@ pub enum RefusedReason {
     UnsupportedVersion,
     /// 4: the node is going down.
     ShuttingDown,
+    /// 5: the holder's user ended this transfer.
+    Cancelled,
     /// A reason of a later version: any other number.
     Other(u8),
 }
@@ -27,6 +29,7 @@ impl RefusedReason {
             2 => Self::WrongSecret,
             3 => Self::UnsupportedVersion,
             4 => Self::ShuttingDown,
+            5 => Self::Cancelled,
             other => Self::Other(other),
         }
     }
@@ -38,6 +41,7 @@ impl RefusedReason {
             Self::WrongSecret => 2,
             Self::UnsupportedVersion => 3,
             Self::ShuttingDown => 4,
+            Self::Cancelled => 5,
             Self::Other(number) => number,
         }
     }
@@ -50,6 +54,7 @@ impl fmt::Display for RefusedReason {
             Self::WrongSecret => f.write_str("the network secrets differ"),
             Self::UnsupportedVersion => f.write_str("it speaks another version of the protocol"),
             Self::ShuttingDown => f.write_str("it is shutting down"),
+            Self::Cancelled => f.write_str("its user ended the transfer"),
             Self::Other(number) => write!(f, "reason {number}, unknown to this version"),
         }
     }

@@ -12,7 +12,7 @@ use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store};
-use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, Server};
+use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, ServeConfig, Server};
 use byhash::transport::memory::{MemoryDialer, MemoryNetwork};
 use byhash::transport::{BoxLane, Dialer, write_message};
 use byhash::wire::{GROUP_LEN, Message, Request};
@@ -44,6 +44,7 @@ pub struct TestNode {
     pub id: PeerId,
     pub store: Store,
     pub engine: Engine,
+    pub server: Arc<Server>,
     pub metrics: Arc<Metrics>,
     pub holders: Arc<Holders>,
     stop: watch::Sender<bool>,
@@ -70,6 +71,20 @@ impl TestNode {
         capacity: u64,
         dialer: Arc<dyn Dialer>,
     ) -> Self {
+        Self::with_server(network, number, peers, capacity, dialer, |store, metrics| {
+            Server::new(store, ServeConfig::default(), metrics)
+        })
+    }
+
+    /// The same that serves its own way.
+    pub fn with_server(
+        network: &MemoryNetwork,
+        number: u8,
+        peers: &[u8],
+        capacity: u64,
+        dialer: Arc<dyn Dialer>,
+        server: impl FnOnce(Store, Arc<Metrics>) -> Arc<Server>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (id, metrics) = (node_id(number), Arc::new(Metrics::default()));
         let config = Config { dir: dir.path().to_owned(), capacity, keep_free: 0 };
@@ -78,8 +93,9 @@ impl TestNode {
         let holders = Holders::new(specs, dialer, metrics.clone());
         let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(Server::new(store.clone(), metrics.clone()).run(network.listen(id), stopped));
-        Self { id, store, engine, metrics, holders, stop, _dir: dir }
+        let server = server(store.clone(), metrics.clone());
+        tokio::spawn(server.clone().run(network.listen(id), stopped));
+        Self { id, store, engine, server, metrics, holders, stop, _dir: dir }
     }
 
     /// The directory of its store.
@@ -122,6 +138,7 @@ impl TestNode {
         }
         assert_eq!(self.metrics.transfers_pending.get(), 0, "exchanges left in the table");
         assert_eq!(self.engine.transfers(), []);
+        assert_eq!((self.server.transfers(), self.metrics.serving_pending.get()), (vec![], 0));
     }
 }
 

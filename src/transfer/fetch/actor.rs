@@ -200,6 +200,7 @@ impl Actor {
 
     /// Somebody wants the transfer to end.
     fn cancel(&mut self) {
+        self.transfer = None;
         self.fail_all(&FetchError::Cancelled);
         self.readers.clear();
         for (_, flight) in self.flights.drain() {

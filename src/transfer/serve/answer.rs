@@ -4,27 +4,31 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::sending::Sent;
+use super::turns::Turn;
 use super::{SEND_DEADLINE, ServeError, Server, send};
 use crate::ids::BlobRange;
 use crate::store::{Blob, StoreError};
+use crate::transfer::TransferState;
 use crate::transfer::exchange::segments;
 use crate::transport::BoxLane;
 use crate::verify::{bytes_of, group_count, groups_of, with_last_group};
 use crate::wire::{Found, Have, HaveAnswer, HaveReply, MAX_HAVE_RANGES, Message, NotFound, Request, encode};
 
 impl Server {
-    pub(super) async fn answer_have(&self, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
-        let store = self.store.clone();
+    pub(super) async fn answer_have(self: &Arc<Self>, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
+        let (server, peer) = (self.clone(), lane.peer());
         let answers = tokio::task::spawn_blocking(move || {
             let mut room = MAX_HAVE_RANGES;
             have.keys
                 .iter()
-                .map(|key| match store.find(key) {
+                .map(|key| match server.store.find(key) {
+                    Ok(Some((hash, _))) if !server.may_have(&peer, &hash) => HaveAnswer::None,
                     Ok(Some((_, info))) if info.complete => HaveAnswer::Complete,
-                    Ok(Some((hash, _))) => partial_answer(store.blob(&hash), &mut room),
+                    Ok(Some((hash, _))) => partial_answer(server.store.blob(&hash), &mut room),
                     Ok(None) | Err(_) => HaveAnswer::None,
                 })
                 .collect()
@@ -33,30 +37,44 @@ impl Server {
         send(lane, &Message::HaveReply(HaveReply { answers })).await
     }
 
-    pub(super) async fn answer_request(&self, lane: &mut BoxLane, request: Request) -> Result<(), ServeError> {
+    pub(super) async fn answer_request(
+        &self,
+        lane: &mut BoxLane,
+        request: Request,
+        sent: &Sent,
+    ) -> Result<(), ServeError> {
+        if !self.may_have(&lane.peer(), &request.hash) {
+            return self.not_found(lane, &request).await;
+        }
         let (store, asked) = (self.store.clone(), request.clone());
         let prepared = tokio::task::spawn_blocking(move || prepare(store.blob(&asked.hash), &asked));
         let prepared = prepared.await.map_err(|error| ServeError::Store(error.to_string()))??;
-        let Some(reply) = prepared else {
-            self.metrics.served_not_found.inc();
-            return send(lane, &Message::NotFound(NotFound { transfer_id: request.transfer_id })).await;
-        };
+        let Some(reply) = prepared else { return self.not_found(lane, &request).await };
+        sent.note_size(reply.blob.size());
         let found = Message::Found(Found { transfer_id: request.transfer_id, total_len: reply.blob.size() });
         let mut head = encode(&found);
         head.extend_from_slice(&reply.proof);
-        self.write(lane, &head).await?;
-        self.write(lane, &reply.first).await?;
+        let turn = self.turn(lane, &request, sent, head.len() + reply.first.len()).await?;
+        let write = async {
+            lane.write_all(&head).await?;
+            lane.write_all(&reply.first).await
+        };
+        in_time(turn.spend(write)).await?;
+        self.note_sent(sent, head.len() + reply.first.len(), reply.first.len());
         let mut buffer = Vec::new();
         for piece in reply.rest {
             buffer.resize(piece.len() as usize, 0);
-            if reply.blob.read_at_once(piece.start, &mut buffer) {
-                self.write(lane, &buffer).await?;
-                continue;
+            let mut turn = self.turn(lane, &request, sent, buffer.len()).await?;
+            if !reply.blob.read_at_once(piece.start, &mut buffer) {
+                drop(turn);
+                let blob = reply.blob.clone();
+                let read = tokio::task::spawn_blocking(move || blob.read(piece)).await;
+                let read = read.map_err(|error| ServeError::Store(error.to_string()))?;
+                buffer.copy_from_slice(&read.map_err(|error| ServeError::Store(error.to_string()))?);
+                turn = self.turn(lane, &request, sent, 0).await?;
             }
-            let blob = reply.blob.clone();
-            let read = tokio::task::spawn_blocking(move || blob.read(piece)).await;
-            let bytes = read.map_err(|error| ServeError::Store(error.to_string()))?;
-            self.write(lane, &bytes.map_err(|error| ServeError::Store(error.to_string()))?).await?;
+            in_time(turn.spend(lane.write_all(&buffer))).await?;
+            self.note_sent(sent, buffer.len(), buffer.len());
         }
         timeout(SEND_DEADLINE, lane.flush())
             .await
@@ -66,13 +84,38 @@ impl Server {
         Ok(())
     }
 
-    /// Writes some of a reply to a peer that has to take it in time.
-    async fn write(&self, lane: &mut BoxLane, bytes: &[u8]) -> Result<(), ServeError> {
-        let written = timeout(SEND_DEADLINE, lane.write_all(bytes)).await.map_err(|_| ServeError::Stuck)?;
-        written.map_err(|error| ServeError::Lane(error.into()))?;
-        self.metrics.served_bytes.add(bytes.len() as u64);
-        Ok(())
+    async fn not_found(&self, lane: &mut BoxLane, request: &Request) -> Result<(), ServeError> {
+        self.metrics.served_not_found.inc();
+        send(lane, &Message::NotFound(NotFound { transfer_id: request.transfer_id })).await
     }
+
+    /// Waits for the requester's turn to be sent `len` bytes, as long as it is there.
+    async fn turn(&self, lane: &mut BoxLane, request: &Request, sent: &Sent, len: usize) -> Result<Turn, ServeError> {
+        let turn = self.turns.turn(lane.peer(), request.transfer_id, request.weight, len);
+        sent.note_state(TransferState::Waiting);
+        let mut byte = [0];
+        let turn = tokio::select! {
+            biased;
+            turn = turn => turn,
+            read = lane.read(&mut byte) => match read {
+                Ok(1..) => return Err(ServeError::OutOfTurn),
+                Ok(0) | Err(_) => return Err(ServeError::Gone),
+            },
+        };
+        sent.note_state(TransferState::Moving);
+        Ok(turn)
+    }
+
+    fn note_sent(&self, sent: &Sent, bytes: usize, content: usize) {
+        self.metrics.served_bytes.add(bytes as u64);
+        sent.note_content(content as u64);
+    }
+}
+
+/// Waits for a peer to take what is written to it.
+async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(), ServeError> {
+    let written = timeout(SEND_DEADLINE, write).await.map_err(|_| ServeError::Stuck)?;
+    written.map_err(|error| ServeError::Lane(error.into()))
 }
 
 /// A reply whose first bytes were read and found right.

@@ -5,6 +5,8 @@
 //! never passes on bytes it has reason to doubt, it says that it has none.
 
 mod answer;
+mod sending;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +16,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::ids::PeerId;
+use self::sending::Sending;
+use self::turns::Turns;
+use super::TransferStatus;
+use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::transport::{Acceptor, BoxLane, TransportError, read_message, write_message};
-use crate::wire::{Busy, Message};
+use crate::wire::{Busy, Message, Refused, RefusedReason};
 
 /// Lanes of all peers together.
 const MAX_LANES: usize = 1024;
@@ -52,13 +57,61 @@ pub struct Server {
     serving: Semaphore,
     lanes: DashMap<PeerId, usize>,
     serving_of: DashMap<PeerId, usize>,
+    turns: Arc<Turns>,
+    sending: Sending,
+    policy: Option<Arc<ServePolicy>>,
+}
+
+/// Whether a peer may have a blob. Asked before a question about it is answered, and before a request.
+pub type ServePolicy = dyn Fn(&PeerId, &ContentHash) -> bool + Send + Sync;
+
+/// What the serving side is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// The most that is sent, in bytes a second; `None`: as fast as it goes.
+    pub rate: Option<u64>,
 }
 
 impl Server {
-    /// A server of what `store` holds.
-    pub fn new(store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
-        let serving = Semaphore::new(MAX_SERVING);
-        Arc::new(Self { store, metrics, serving, lanes: DashMap::new(), serving_of: DashMap::new() })
+    /// A server of what `store` holds, for all who are let in.
+    pub fn new(store: Store, config: ServeConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+        Self::with_policy(store, config, metrics, None)
+    }
+
+    /// The same that asks `policy` who may have what; a peer that may not have a blob is told that it
+    /// is not here.
+    pub fn with_policy(
+        store: Store,
+        config: ServeConfig,
+        metrics: Arc<Metrics>,
+        policy: Option<Arc<ServePolicy>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            serving: Semaphore::new(MAX_SERVING),
+            lanes: DashMap::new(),
+            serving_of: DashMap::new(),
+            turns: Turns::new(config.rate),
+            sending: Sending::new(metrics.clone()),
+            policy,
+            metrics,
+        })
+    }
+
+    /// The blobs that are being sent, the oldest transfer first.
+    pub fn transfers(&self) -> Vec<TransferStatus> {
+        self.sending.list()
+    }
+
+    /// Ends the transfer with this id: the lanes that carry it are closed, and for a while its requester
+    /// is refused when it asks again. False if there is none.
+    pub fn cancel(&self, id: TransferId) -> bool {
+        self.sending.cancel(id)
+    }
+
+    /// Whether `peer` may have `hash`.
+    fn may_have(&self, peer: &PeerId, hash: &ContentHash) -> bool {
+        self.policy.as_ref().is_none_or(|policy| policy(peer, hash))
     }
 
     /// Serves the lanes that `acceptor` brings until `shutdown` becomes true; then lets what is
@@ -93,7 +146,7 @@ impl Server {
         }
     }
 
-    async fn lane(&self, mut lane: BoxLane, mut shutdown: watch::Receiver<bool>) {
+    async fn lane(self: Arc<Self>, mut lane: BoxLane, mut shutdown: watch::Receiver<bool>) {
         let peer = lane.peer();
         let Some(_place) = Place::take(&self.lanes, peer, MAX_LANES_PER_PEER) else {
             tracing::info!(peer = %peer.short(), "lane closed: the peer has {MAX_LANES_PER_PEER} already");
@@ -121,13 +174,22 @@ impl Server {
         }
     }
 
-    async fn answer(&self, lane: &mut BoxLane, message: Message) -> Result<(), ServeError> {
+    async fn answer(self: &Arc<Self>, lane: &mut BoxLane, message: Message) -> Result<(), ServeError> {
         match message {
             Message::Have(have) => self.answer_have(lane, have).await,
             Message::Request(request) => {
                 let place = Place::take(&self.serving_of, lane.peer(), MAX_SERVING_PER_PEER);
                 match place.and_then(|place| Some((place, self.serving.try_acquire().ok()?))) {
-                    Some(_slot) => self.answer_request(lane, request).await,
+                    Some(_slot) => match self.sending.enter(lane.peer(), request.transfer_id, request.hash) {
+                        Some(sent) => tokio::select! {
+                            answered = self.answer_request(lane, request, &sent) => answered,
+                            () = sent.cancelled() => Err(ServeError::Cancelled),
+                        },
+                        None => {
+                            let (transfer_id, reason) = (Some(request.transfer_id), RefusedReason::Cancelled);
+                            send(lane, &Message::Refused(Refused { transfer_id, reason })).await
+                        }
+                    },
                     None => {
                         let busy = Busy { transfer_id: request.transfer_id, retry_after_ms: BUSY_PAUSE_MS };
                         send(lane, &Message::Busy(busy)).await
@@ -146,6 +208,10 @@ enum ServeError {
     OutOfTurn,
     #[error("it asked for a range beyond the end of the blob")]
     BeyondTheEnd,
+    #[error("it went away")]
+    Gone,
+    #[error("the transfer was cancelled here")]
+    Cancelled,
     #[error("it took nothing for {} s", SEND_DEADLINE.as_secs())]
     Stuck,
     #[error("the blob could not be read to the end: {0}")]
