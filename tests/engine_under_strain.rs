@@ -231,6 +231,7 @@ async fn a_part_that_grows_is_asked_again() {
     let hash = holder.hold(&bytes);
     let growing = part.open(hash).await.unwrap();
     growing.read(BlobRange::new(0, 1), Priority::Foreground).await.unwrap();
+    part.assert_at_rest().await;
     let reader = node.open(hash).await.unwrap();
     let range = BlobRange::new(2 * MIB as u64, 4 * MIB as u64);
     growing.read(range, Priority::Foreground).await.unwrap();

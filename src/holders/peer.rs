@@ -246,13 +246,23 @@ impl Peer {
 
     /// Notes `bytes` of verified content that took `elapsed` from the request.
     pub fn note_delivery(&self, bytes: u64, elapsed: Duration) {
-        self.fetched.fetch_add(bytes, Ordering::Relaxed);
-        let sample = bytes as f64 / elapsed.as_secs_f64().max(1e-6);
+        self.note_rate(bytes, elapsed);
         let mut standing = self.standing.lock();
-        standing.rate = Some(blend(standing.rate, sample));
         standing.stalled_at = None;
         standing.last_error = None;
         standing.state = PeerState::Connected;
+    }
+
+    /// Counts verified content bytes.
+    pub fn note_content(&self, bytes: u64) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that `bytes` of content took `elapsed`, whatever became of the rest.
+    pub fn note_rate(&self, bytes: u64, elapsed: Duration) {
+        let sample = bytes as f64 / elapsed.as_secs_f64().max(1e-6);
+        let mut standing = self.standing.lock();
+        standing.rate = Some(blend(standing.rate, sample));
     }
 
     /// Notes that it kept an exchange waiting for too long.
@@ -279,6 +289,11 @@ impl Peer {
     /// Takes from the content bytes asked of it and still to come.
     pub fn sub_outstanding(&self, bytes: u64) {
         self.outstanding.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether anything is known of its speed.
+    pub fn is_measured(&self) -> bool {
+        self.standing.lock().rate.is_some()
     }
 
     /// Seconds until `more` further bytes would be here, going by its past.

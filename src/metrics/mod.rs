@@ -70,6 +70,7 @@ metrics! {
     exchanges_started, "1", "Requests sent to peers.";
     exchanges_failed, "1", "Requests that ended without all bytes asked for.";
     exchanges_hedged, "1", "Requests sent because another made no progress.";
+    exchanges_doubled, "1", "Requests sent near the end because another holder was much slower.";
     wrong_bytes, "1", "Replies in which a proof or a group did not verify.";
     have_queries, "1", "Have-queries sent to peers.";
     served_bytes, "bytes", "Content bytes sent to peers.";

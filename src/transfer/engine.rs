@@ -28,7 +28,7 @@ use crate::wire::MAX_RANGE_LEN;
 const MAX_SIZES: usize = 64 * 1024;
 
 /// Bytes that [`Engine::fetch`] keeps wanting ahead of what is in the store.
-const FETCH_WINDOW_LEN: u64 = 2 * MAX_RANGE_LEN;
+const FETCH_WINDOW_LEN: u64 = 4 * MAX_RANGE_LEN;
 
 /// What the parts of the engine share.
 pub struct Shared {

@@ -223,6 +223,7 @@ impl Exchange<'_> {
             let group = first + *done as u64 / GROUP_LEN;
             proof.check_groups(group, &buffer[*done..end]).map_err(wrong)?;
             self.guard.note_content((end - *done) as u64);
+            self.peer.note_content((end - *done) as u64);
             *done = end;
         }
         if buffer.is_empty() {

@@ -1,5 +1,6 @@
 //! Lanes over a link with a delay and a rate, which all lanes of a dialler share.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -45,21 +46,30 @@ impl Link {
 pub struct SlowDialer {
     inner: MemoryDialer,
     link: Link,
+    links: HashMap<PeerId, Link>,
 }
 
 impl SlowDialer {
+    /// One link to all peers.
     pub fn new(inner: MemoryDialer, link: Link) -> Self {
-        Self { inner, link }
+        Self { inner, link, links: HashMap::new() }
+    }
+
+    /// The same with a link of its own to one of them.
+    pub fn with(mut self, peer: PeerId, link: Link) -> Self {
+        self.links.insert(peer, link);
+        self
     }
 }
 
 impl Dialer for SlowDialer {
     fn dial<'a>(&'a self, peer: &'a PeerSpec) -> BoxFuture<'a, Result<BoxLane, TransportError>> {
         Box::pin(async move {
+            let link = peer.id.and_then(|id| self.links.get(&id)).unwrap_or(&self.link).clone();
             // TCP's handshake, and that of TLS.
-            sleep(self.link.round_trip * 2).await;
+            sleep(link.round_trip * 2).await;
             let inner = self.inner.dial(peer).await?;
-            Ok(Box::new(SlowLane { inner, link: self.link.clone(), answer_at: None, arriving: None }) as BoxLane)
+            Ok(Box::new(SlowLane { inner, link, answer_at: None, arriving: None }) as BoxLane)
         })
     }
 }

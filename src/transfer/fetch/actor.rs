@@ -78,6 +78,7 @@ pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc:
         hash,
         size,
         blob: None,
+        id: TransferId::next(),
         transfer: None,
         commands,
         outlet: Outlet { turn: Arc::default(), events: events_sender },
@@ -88,6 +89,7 @@ pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc:
         ahead: RangeSet::new(),
         landing: RangeSet::new(),
         readers: Vec::new(),
+        wasted: 0,
         flights: HashMap::new(),
         next_flight: 0,
         candidates: Candidates::default(),
@@ -103,6 +105,8 @@ pub(super) struct Actor {
     pub(super) hash: ContentHash,
     pub(super) size: Option<u64>,
     blob: Option<Arc<Blob>>,
+    /// The same for all it does, until that is cancelled.
+    id: TransferId,
     /// There while it has anything to do.
     pub(super) transfer: Option<Arc<Transfer>>,
     commands: mpsc::Receiver<Command>,
@@ -118,6 +122,8 @@ pub(super) struct Actor {
     pub(super) landing: RangeSet<u64>,
     /// The readers for which there is something ahead.
     readers: Vec<Weak<()>>,
+    /// Bytes that came a second time.
+    pub(super) wasted: u64,
     pub(super) flights: HashMap<u64, Flight>,
     pub(super) next_flight: u64,
     pub(super) candidates: Candidates,
@@ -176,7 +182,7 @@ impl Actor {
     /// Makes what there is to do a transfer that can be seen, if it is none yet.
     fn begin_transfer(&mut self) {
         if self.transfer.is_none() && !self.is_idle() {
-            self.transfer = Some(Arc::new(self.shared.transfers.enter(TransferId::next(), self.hash, self.size)));
+            self.transfer = Some(Arc::new(self.shared.transfers.enter(self.id, self.hash, self.size)));
         }
     }
 
@@ -200,7 +206,7 @@ impl Actor {
 
     /// Somebody wants the transfer to end.
     fn cancel(&mut self) {
-        self.transfer = None;
+        (self.id, self.transfer) = (TransferId::next(), None);
         self.fail_all(&FetchError::Cancelled);
         self.readers.clear();
         for (_, flight) in self.flights.drain() {
@@ -285,6 +291,7 @@ impl Actor {
             }
             Event::Segment { flight: number, first, bytes } => {
                 let groups = groups_from(first, bytes.len());
+                self.note_waste(&groups);
                 self.waiters.deliver(first, &bytes);
                 self.ahead.remove(groups.clone());
                 self.landing.insert(groups.clone());
@@ -310,6 +317,15 @@ impl Actor {
                 self.candidates.note_end(flight.peer_index, result.as_ref().err(), &flight.left);
             }
         }
+    }
+
+    /// Counts those of `groups` that have come before.
+    fn note_waste(&mut self, groups: &Range<u64>) {
+        let mut known: RangeSet<u64> = self.held(groups).into_iter().collect();
+        known.extend(
+            self.landing.overlapping(groups).map(|range| range.start.max(groups.start)..range.end.min(groups.end)),
+        );
+        self.wasted += group_total(&known) * GROUP_LEN;
     }
 
     fn note_error(&self, flight: &Flight, error: &ExchangeError) {

@@ -196,6 +196,17 @@ impl Candidates {
         Some((candidate.index, candidate.peer.clone(), piece))
     }
 
+    /// Seconds until the fastest holder whose speed is known and that is free, other than `without`, would have brought all of
+    /// `groups`.
+    pub fn expected_secs(&self, groups: &Range<u64>, without: usize, now: Instant) -> Option<f64> {
+        let free = self.usable.iter().filter(|candidate| candidate.is_free(Priority::ReadAhead, now));
+        let others = free.filter(|candidate| candidate.index != without && candidate.peer.is_measured());
+        let able =
+            others.filter(|candidate| candidate.has.as_ref().is_none_or(|has| has.gaps(groups).next().is_none()));
+        let len = (groups.end - groups.start) * GROUP_LEN;
+        able.map(|candidate| candidate.peer.expected_secs(len)).min_by(f64::total_cmp)
+    }
+
     /// The earliest time at which a paused holder may be asked again.
     pub fn next_retry(&self, now: Instant) -> Option<Instant> {
         self.usable.iter().filter_map(|candidate| candidate.not_before).filter(|at| *at > now).min()

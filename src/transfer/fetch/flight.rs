@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::actor::group_total;
 use super::waiters::slice_of_groups;
 use crate::holders::Peer;
 use crate::ids::{ContentHash, PeerId};
@@ -72,12 +74,29 @@ pub(super) struct Flight {
     pub unwanted: bool,
     /// Content bytes verified at the last look.
     pub received: u64,
+    pub launched: Instant,
+    /// Another holder has been asked for what is left of it.
+    pub doubled: bool,
     pub task: AbortHandle,
+}
+
+impl Flight {
+    /// Seconds until the rest will be here, if it goes on as it has.
+    pub fn expected_secs(&self, now: Instant) -> f64 {
+        let left = group_total(&self.left) * GROUP_LEN;
+        let received = self.progress.received.load(Ordering::Relaxed);
+        (now - self.launched).as_secs_f64() * left as f64 / received.max(GROUP_LEN) as f64
+    }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.peer.sub_outstanding(self.outstanding);
+        let received = self.progress.received.load(Ordering::Relaxed);
+        if !self.left.is_empty() && received > 0 {
+            // Broken off: what came says how fast the holder is, all the same.
+            self.peer.note_rate(received, self.launched.elapsed());
+        }
         self.task.abort();
     }
 }
@@ -136,6 +155,8 @@ pub(super) fn launch(
         stalled: false,
         unwanted: false,
         received: 0,
+        launched: Instant::now(),
+        doubled: false,
         task,
     }
 }

@@ -25,6 +25,10 @@ const LANE_STALL: Duration = Duration::from_secs(1);
 /// Surveys for one want: the first, and some more in case a lost holder comes back.
 const MAX_SURVEYS: u32 = 4;
 
+/// How often, while something is fetched, those are asked who have not said that they have it: a
+/// holder that has just come, or just got it, is used.
+const NEWS_PERIOD: Duration = Duration::from_secs(2);
+
 /// The pause before asking around again.
 const SURVEY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -43,6 +47,8 @@ pub(super) struct Patience {
     surveys: u32,
     /// Surveys in all.
     pub surveys_begun: u64,
+    /// When somebody was asked last.
+    asked_at: Instant,
     /// When to ask around again.
     survey_after: Option<Instant>,
 }
@@ -50,7 +56,7 @@ pub(super) struct Patience {
 impl Patience {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { tick_at: now, moved_at: now, surveys: 0, surveys_begun: 0, survey_after: None }
+        Self { tick_at: now, moved_at: now, surveys: 0, surveys_begun: 0, asked_at: now, survey_after: None }
     }
 
     /// Something moves: waiting begins anew.
@@ -135,6 +141,8 @@ impl Actor {
                 0 => self.ask_around(),
                 _ => self.patience.survey_after = Some(now + SURVEY_PAUSE),
             }
+        } else if !self.flights.is_empty() && now - self.patience.asked_at >= NEWS_PERIOD {
+            self.ask_for_news();
         }
     }
 
@@ -143,6 +151,12 @@ impl Actor {
         self.patience.surveys_begun += 1;
         self.candidates.forget_verdicts();
         self.shared.holders.forget_parts(&self.hash);
+        self.ask_for_news();
+    }
+
+    /// Asks those whose answers are not remembered any more.
+    fn ask_for_news(&mut self) {
+        self.patience.asked_at = Instant::now();
         self.survey = Some(self.shared.holders.survey(self.hash));
     }
 

@@ -1,17 +1,19 @@
 //! What to ask of whom next.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rangemap::RangeSet;
 use tokio::time::Instant;
 
 use super::actor::{Actor, group_total};
 use super::flight::launch;
-use crate::holders::LaneKind;
+use crate::holders::{LaneKind, Peer};
 use crate::transfer::Priority;
 use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::exchange::{Ask, SMALL_LEN};
 use crate::transfer::recent::SEGMENT_GROUPS;
+use crate::transfer::table::Transfer;
 use crate::verify::GROUP_LEN;
 use crate::wire::MAX_RANGE_LEN;
 
@@ -33,6 +35,16 @@ const MIN_PIECE_LEN: u64 = 4 * SEGMENT_LEN as u64;
 /// Exchanges of one blob under way at the same time, those not counted that make no progress.
 const MAX_FLIGHTS: usize = 32;
 
+/// Bytes that may come twice because a second holder was asked before nobody is asked so any more: where
+/// this node's own link is what is slow, that only makes it slower.
+const MAX_WASTED: u64 = SEGMENT_LEN as u64;
+
+/// How much longer an exchange has to take than the other holder would, for that.
+const DOUBLING_FACTOR: f64 = 2.0;
+
+/// What an exchange has to take for that at least, in seconds: two looks at all exchanges.
+const MIN_DOUBLED_SECS: f64 = 0.1;
+
 /// Pieces that nobody can take now and that are passed over, in one round of planning.
 const MAX_PASSED: usize = 64;
 
@@ -49,7 +61,9 @@ impl Actor {
             covered.extend(flight.left.iter().cloned());
         }
         while moving < MAX_FLIGHTS && passed < MAX_PASSED {
-            let Some((groups, priority)) = self.next_piece(&covered) else { return };
+            let Some((groups, priority)) = self.next_piece(&covered) else {
+                return self.double_slowest(&transfer, now);
+            };
             if !self.candidates.any_free(priority, now) {
                 return;
             }
@@ -76,11 +90,52 @@ impl Actor {
             let ask = Ask { hash: self.hash, groups, size: self.size, lane, priority };
             covered.insert(ask.groups.clone());
             moving += 1;
-            let number = self.next_flight;
-            self.next_flight += 1;
-            let flight = launch(&self.shared, &transfer, number, index, peer, ask, self.outlet.clone());
-            self.flights.insert(number, flight);
+            self.launch(&transfer, index, peer, ask);
         }
+    }
+
+    fn launch(&mut self, transfer: &Transfer, index: usize, peer: Arc<Peer>, ask: Ask) {
+        let number = self.next_flight;
+        self.next_flight += 1;
+        let flight = launch(&self.shared, transfer, number, index, peer, ask, self.outlet.clone());
+        self.flights.insert(number, flight);
+    }
+
+    /// Near the end, when nothing is left to give out: asks a holder that has nothing to do for the
+    /// later part of what the slowest exchange still owes, so that both are done at the same time.
+    fn double_slowest(&mut self, transfer: &Transfer, now: Instant) {
+        // One at a time, and only while that is of use.
+        let under_way = self.flights.values().any(|flight| flight.doubled);
+        if self.size.is_none() || under_way || self.wasted > MAX_WASTED {
+            return;
+        }
+        let owing = self.flights.values_mut().filter(|flight| !flight.doubled && !flight.stalled && !flight.unwanted);
+        let slowest = owing.max_by(|a, b| a.expected_secs(now).total_cmp(&b.expected_secs(now)));
+        let Some((flight, rest)) = slowest.and_then(|flight| {
+            let rest = flight.left.last()?.clone();
+            Some((flight, rest))
+        }) else {
+            return;
+        };
+        let slow = flight.expected_secs(now);
+        let Some(fast) = self.candidates.expected_secs(&rest, flight.peer_index, now) else { return };
+        if slow < DOUBLING_FACTOR * fast || slow < MIN_DOUBLED_SECS {
+            return;
+        }
+        let groups = rest.end - rest.start;
+        let mut share = (groups as f64 * slow / (slow + fast)).ceil() as u64;
+        if share + SEGMENT_GROUPS > groups {
+            // The slow one hands over a segment at a time.
+            share = groups;
+        }
+        flight.doubled = true;
+        let (without, later) = ([flight.peer_index], rest.end - share..rest.end);
+        let Some((index, peer, groups)) = self.candidates.choose(&later, Priority::ReadAhead, &without, now) else {
+            return;
+        };
+        self.shared.metrics.exchanges_doubled.inc();
+        let ask = Ask { hash: self.hash, groups, size: self.size, lane: LaneKind::Bulk, priority: Priority::ReadAhead };
+        self.launch(transfer, index, peer, ask);
     }
 
     /// The next groups to ask for that are not in `covered`.

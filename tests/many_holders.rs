@@ -1,0 +1,88 @@
+//! One blob from several holders at once, on links of different speed, with the clock paused: what
+//! takes how long is simulated time.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use byhash::ids::ContentHash;
+use byhash::transport::memory::MemoryNetwork;
+use support::slow::{Link, SlowDialer};
+use support::{TestNode, content, node_id};
+use tokio::time::Instant;
+
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// Node 9, which reaches node 1, 2 and so on over links of these rates, in bytes a second.
+fn reader(network: &MemoryNetwork, rates: &[u64]) -> TestNode {
+    let mut dialer = SlowDialer::new(network.dialer(node_id(9)), Link::new(ROUND_TRIP, u64::MAX));
+    let peers: Vec<u8> = (1..=rates.len() as u8).collect();
+    for (peer, rate) in peers.iter().zip(rates) {
+        dialer = dialer.with(node_id(*peer), Link::new(ROUND_TRIP, *rate));
+    }
+    TestNode::with_dialer(network, 9, &peers, 1 << 30, Arc::new(dialer))
+}
+
+async fn time_of_fetch(node: &TestNode, hash: ContentHash) -> Duration {
+    let start = Instant::now();
+    node.engine.fetch(hash, |_, _| {}).await.unwrap();
+    start.elapsed()
+}
+
+/// Content bytes that each peer sent.
+fn shares(node: &TestNode) -> Vec<u64> {
+    node.holders.snapshots().iter().map(|peer| peer.fetched_bytes).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_twice_as_fast_sends_twice_as_much_and_the_rates_add_up() {
+    let network = MemoryNetwork::new();
+    let holders = [TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[])];
+    let bytes = content(1, 48 << 20);
+    let hash = holders.each_ref().map(|holder| holder.hold(&bytes))[0];
+    let node = reader(&network, &[10_000_000, 5_000_000]);
+    let took = time_of_fetch(&node, hash).await;
+    let ideal = Duration::from_secs_f64(bytes.len() as f64 / 15e6);
+    assert!(took < ideal.mul_f64(1.15), "{took:?} instead of {ideal:?}");
+    let shares = shares(&node);
+    let ratio = shares[0] as f64 / shares[1] as f64;
+    assert!((1.6..2.5).contains(&ratio), "{shares:?}");
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_ranges_do_not_wait_for_a_slow_holder() {
+    let network = MemoryNetwork::new();
+    let holders = [TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[])];
+    let bytes = content(2, 8 << 20);
+    let hash = holders.each_ref().map(|holder| holder.hold(&bytes))[0];
+    let node = reader(&network, &[20_000_000, 200_000]);
+    let took = time_of_fetch(&node, hash).await;
+    // What the slow one was given at first, when nothing was known of it, would take it 20 s.
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+    assert!(node.metrics.exchanges_doubled.get() > 0);
+    let twice = node.metrics.fetched_bytes.get() as f64 / bytes.len() as f64;
+    assert!(twice < 1.25, "{twice} times as many bytes as needed");
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_gets_the_blob_during_a_transfer_is_used() {
+    let network = MemoryNetwork::new();
+    let (slow, fast) = (TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[]));
+    let bytes = content(3, 8 << 20);
+    let hash = slow.hold(&bytes);
+    let node = reader(&network, &[500_000, 20_000_000]);
+    let engine = node.engine.clone();
+    let start = Instant::now();
+    let fetch = tokio::spawn(async move { engine.fetch(hash, |_, _| {}).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fast.hold(&bytes);
+    fetch.await.unwrap().unwrap();
+    let took = start.elapsed();
+    // Alone, the first would have needed 16 s.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(shares(&node)[1] > 0);
+    node.assert_at_rest().await;
+}
