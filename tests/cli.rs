@@ -42,7 +42,8 @@ const ID: &str = "ababababababababababababababababababababababababababababababab
 fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let help = stdout(&run(dir.path(), &["--help"]));
-    let commands = ["id", "secret", "serve", "mount", "unmount", "add", "get", "status", "peers", "demo"];
+    let commands =
+        ["id", "secret", "serve", "mount", "unmount", "add", "get", "status", "peers", "transfers", "why", "demo"];
     for command in commands {
         assert!(help.contains(&format!("\n  {command} ")), "{command}\n{help}");
         stdout(&run(dir.path(), &[command, "--help"]));
@@ -116,10 +117,11 @@ fn bad_settings_of_the_surroundings_are_named_with_their_place() {
 #[test]
 fn without_a_node_status_and_peers_say_how_to_start_one() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["status", "peers"] {
+    let hash = "0".repeat(64);
+    for command in [vec!["status"], vec!["peers"], vec!["transfers", "ls"], vec!["why", &hash]] {
         let words = ["no node runs", dir.path().to_str().unwrap(), "byhash serve"];
-        assert_sentence(&run(dir.path(), &[command]), 1, &words);
-        assert_sentence(&run(dir.path(), &[command, "--json"]), 1, &words);
+        assert_sentence(&run(dir.path(), &command), 1, &words);
+        assert_sentence(&run(dir.path(), &[&command[..], &["--json"]].concat()), 1, &words);
     }
 }
 

@@ -6,9 +6,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use byhash::control::{ControlHandler, ControlListener, Failure, StagedBlob, serve};
-use byhash::daemon::status::{NodeStatus, PeerState, PeerStatus};
-use byhash::ids::{BlobRange, ContentHash, PeerId};
-use byhash::transfer::{BlobReader, BoxFuture, FetchError, Priority, SpaceUsage};
+use byhash::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
+use byhash::holders::Statement;
+use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
+use byhash::transfer::{
+    BlobReader, BlobState, BoxFuture, Direction, FetchError, Priority, SpaceUsage, TransferState, TransferStatus,
+};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -57,7 +60,37 @@ impl BlobReader for Reader {
     fn prefetch(&self, _: BlobRange) {}
 }
 
+/// What the made-up node sends.
+fn transfer() -> TransferStatus {
+    TransferStatus {
+        id: TransferId::from_nonce(5).to_string(),
+        direction: Direction::Serve,
+        hash: ContentHash::EMPTY,
+        state: TransferState::Waiting,
+        done: 1024,
+        total: Some(4096),
+        rate: 512,
+        age_ms: 2000,
+        peers: Vec::new(),
+    }
+}
+
 impl ControlHandler for MadeUp {
+    fn transfers(&self) -> BoxFuture<'_, Vec<TransferStatus>> {
+        Box::pin(async { vec![transfer()] })
+    }
+
+    fn cancel(&self, id: TransferId) -> BoxFuture<'_, bool> {
+        Box::pin(async move { id.to_string() == transfer().id })
+    }
+
+    fn why(&self, hash: ContentHash, ask: bool) -> BoxFuture<'_, BlobReport> {
+        let last = if ask { Statement::All } else { Statement::Silent };
+        let peers = vec![PeerReport { spec: "h:1".into(), last: Some(last), ago_ms: Some(1500) }];
+        let (state, transfers) = (BlobState::Absent, Vec::new());
+        Box::pin(async move { BlobReport { hash, state, size: None, held: 0, offline: false, transfers, peers } })
+    }
+
     fn status(&self) -> BoxFuture<'_, NodeStatus> {
         Box::pin(async {
             NodeStatus {
@@ -170,6 +203,41 @@ fn status_and_peers_come_as_text_and_as_json() {
     assert!(peers.contains("holder.example:7117") && peers.contains("nobody answers"), "{peers}");
     let peers: Vec<PeerStatus> = serde_json::from_str(&text(&["peers", "--json"])).unwrap();
     assert_eq!(peers[0].state, PeerState::Unreachable);
+}
+
+#[test]
+fn transfers_are_listed_shown_and_cancelled() {
+    let node = Node::start();
+    let text = |args: &[&str]| String::from_utf8(stdout(&node.run(args)).to_vec()).unwrap();
+    let (id, other) = (transfer().id, TransferId::from_nonce(6).to_string());
+    let listed = text(&["transfers", "ls"]);
+    for word in [&id, "out", "waiting", "1.0 KiB", "4.0 KiB", "512 B/s", "2.0 s"] {
+        assert!(listed.contains(word), "{word} is missing in {listed}");
+    }
+    let listed: Vec<TransferStatus> = serde_json::from_str(&text(&["transfers", "ls", "--json"])).unwrap();
+    assert_eq!(listed, [transfer()]);
+    assert!(text(&["transfers", "show", &id]).contains(&ContentHash::EMPTY.to_string()));
+    assert_eq!(text(&["transfers", "cancel", &id]), "");
+    for action in ["show", "cancel"] {
+        let failed = node.run(&["transfers", action, &other]);
+        let sentence = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(failed.status.code() == Some(1) && sentence.contains(&other), "{sentence}");
+        assert_eq!(node.run(&["transfers", action, "what"]).status.code(), Some(2));
+    }
+    // The live view needs a terminal.
+    assert_eq!(node.run(&["transfers", "top"]).status.code(), Some(2));
+}
+
+#[test]
+fn why_tells_what_peers_said_or_say_now() {
+    let node = Node::start();
+    let text = |args: &[&str]| String::from_utf8(stdout(&node.run(args)).to_vec()).unwrap();
+    let hash = ContentHash::of(b"x").to_string();
+    assert!(text(&["why", &hash]).contains("h:1: did not answer (1.5 s ago)"));
+    assert!(text(&["why", &hash, "--ask"]).contains("h:1: has all of it"));
+    let report: BlobReport = serde_json::from_str(&text(&["why", &hash, "--json"])).unwrap();
+    assert_eq!((report.state, report.peers[0].last.clone()), (BlobState::Absent, Some(Statement::Silent)));
+    assert_eq!(node.run(&["why", "what"]).status.code(), Some(2));
 }
 
 #[test]

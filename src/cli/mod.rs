@@ -21,7 +21,9 @@ mod serve;
 mod signals;
 mod status;
 mod table;
+mod transfers;
 mod unmount;
+mod why;
 
 use std::process::ExitCode;
 
@@ -87,6 +89,10 @@ enum Command {
     Status(status::Status),
     /// Show how the running node's peers are
     Peers(peers::Peers),
+    /// List, show or end what is being fetched and sent
+    Transfers(transfers::Transfers),
+    /// Show what is held of a blob here, and what each peer said of it
+    Why(why::Why),
     /// Show the main job at work: two holders and a mounted node on this machine
     Demo(demo::Demo),
 }
@@ -105,6 +111,8 @@ pub fn main() -> ExitCode {
         Command::Get(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Peers(command) => command.run(),
+        Command::Transfers(command) => command.run(),
+        Command::Why(command) => command.run(),
         Command::Demo(command) => command.run(),
     });
     match result {

@@ -7,8 +7,9 @@ use tokio::net::UnixStream;
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
 use super::{ControlError, Request, Response, StagedBlob};
-use crate::daemon::status::{NodeStatus, PeerStatus};
-use crate::ids::ContentHash;
+use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
+use crate::ids::{ContentHash, TransferId};
+use crate::transfer::TransferStatus;
 
 /// A connection to a running node.
 #[derive(Debug)]
@@ -60,6 +61,30 @@ impl Client {
     pub async fn get(&mut self, hash: ContentHash) -> Result<BlobStream<'_>, ControlError> {
         match self.ask(&Request::Get { hash }).await? {
             Response::Blob { size } => Ok(BlobStream { stream: &mut self.stream, size, left: Some(size) }),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// What the node fetches and sends.
+    pub async fn transfers(&mut self) -> Result<Vec<TransferStatus>, ControlError> {
+        match self.ask(&Request::Transfers).await? {
+            Response::Transfers { transfers } => Ok(transfers),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// Ends a transfer. False if there is none with this id.
+    pub async fn cancel(&mut self, id: TransferId) -> Result<bool, ControlError> {
+        match self.ask(&Request::Cancel { id: id.to_string() }).await? {
+            Response::Cancelled { found } => Ok(found),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// What the node knows of a blob; `ask` makes it ask its peers now.
+    pub async fn why(&mut self, hash: ContentHash, ask: bool) -> Result<BlobReport, ControlError> {
+        match self.ask(&Request::Why { hash, ask }).await? {
+            Response::Why(report) => Ok(*report),
             _ => Err(ControlError::OutOfPlace),
         }
     }

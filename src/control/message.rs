@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::status::{NodeStatus, PeerStatus};
+use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::ContentHash;
 use crate::store::import::StagedBlob;
-use crate::transfer::FetchError;
+use crate::transfer::{FetchError, TransferStatus};
 
 /// A question to the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,20 @@ pub enum Request {
     Status,
     /// How its peers are.
     Peers,
+    /// What is being fetched and sent.
+    Transfers,
+    /// End a transfer.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+    /// What is known of a blob.
+    Why {
+        /// Its name.
+        hash: ContentHash,
+        /// Whether to ask the peers now.
+        ask: bool,
+    },
     /// Take a staged blob into the store.
     Adopt(StagedBlob),
     /// Send a blob.
@@ -35,6 +49,18 @@ pub enum Response {
         /// All configured peers.
         peers: Vec<PeerStatus>,
     },
+    /// To [`Request::Transfers`].
+    Transfers {
+        /// Those of both directions.
+        transfers: Vec<TransferStatus>,
+    },
+    /// To [`Request::Cancel`].
+    Cancelled {
+        /// Whether there was such a transfer.
+        found: bool,
+    },
+    /// To [`Request::Why`].
+    Why(Box<BlobReport>),
     /// To [`Request::Adopt`]: the blob is in the store, durably.
     Adopted,
     /// To [`Request::Get`]: this many bytes follow in data frames, then an end frame.

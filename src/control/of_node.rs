@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{ControlHandler, Failure, StagedBlob};
 use crate::daemon::Node;
-use crate::daemon::status::{NodeStatus, PeerStatus};
-use crate::ids::ContentHash;
-use crate::transfer::{BlobReader, BlobSource, BoxFuture};
+use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
+use crate::ids::{ContentHash, TransferId};
+use crate::transfer::{BlobReader, BlobSource, BoxFuture, TransferStatus};
 
 impl ControlHandler for Node {
     fn status(&self) -> BoxFuture<'_, NodeStatus> {
@@ -15,6 +15,18 @@ impl ControlHandler for Node {
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerStatus>> {
         Box::pin(async { Self::peers(self) })
+    }
+
+    fn transfers(&self) -> BoxFuture<'_, Vec<TransferStatus>> {
+        Box::pin(async { Self::transfers(self) })
+    }
+
+    fn cancel(&self, id: TransferId) -> BoxFuture<'_, bool> {
+        Box::pin(async move { self.cancel_transfer(id) })
+    }
+
+    fn why(&self, hash: ContentHash, ask: bool) -> BoxFuture<'_, BlobReport> {
+        Box::pin(Self::why(self, hash, ask))
     }
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_data, write_end, write_message};
 use super::{ControlError, Failure, FailureKind, Request, Response, StagedBlob};
-use crate::daemon::status::{NodeStatus, PeerStatus};
-use crate::ids::{BlobRange, ContentHash};
-use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority};
+use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
+use crate::ids::{BlobRange, ContentHash, TransferId};
+use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatus};
 
 /// Conversations at one time; further clients wait. Far more than one user's commands need.
 const MAX_CONVERSATIONS: usize = 64;
@@ -46,6 +46,15 @@ pub trait ControlHandler: Send + Sync + 'static {
 
     /// How its configured peers are.
     fn peers(&self) -> BoxFuture<'_, Vec<PeerStatus>>;
+
+    /// What is being fetched and sent.
+    fn transfers(&self) -> BoxFuture<'_, Vec<TransferStatus>>;
+
+    /// Ends a transfer. False if there is none with this id.
+    fn cancel(&self, id: TransferId) -> BoxFuture<'_, bool>;
+
+    /// What is known of a blob; `ask` asks the peers now.
+    fn why(&self, hash: ContentHash, ask: bool) -> BoxFuture<'_, BlobReport>;
 
     /// Takes a staged blob into the store, durably. The error is a sentence.
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>>;
@@ -155,6 +164,12 @@ async fn answer(
     let response = match serde_json::from_slice(message) {
         Ok(Request::Status) => Response::Status(Box::new(handler.status().await)),
         Ok(Request::Peers) => Response::Peers { peers: handler.peers().await },
+        Ok(Request::Transfers) => Response::Transfers { transfers: handler.transfers().await },
+        Ok(Request::Cancel { id }) => match id.parse() {
+            Ok(id) => Response::Cancelled { found: handler.cancel(id).await },
+            Err(error) => Response::Error(Failure { kind: FailureKind::BadRequest, error: format!("{error}") }),
+        },
+        Ok(Request::Why { hash, ask }) => Response::Why(Box::new(handler.why(hash, ask).await)),
         Ok(Request::Adopt(blob)) => match handler.adopt(blob).await {
             Ok(()) => Response::Adopted,
             Err(error) => Response::Error(Failure { kind: FailureKind::Other, error }),

@@ -9,9 +9,13 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
-use crate::daemon::status::{NodeStatus, PeerState, PeerStatus};
-use crate::ids::{BlobRange, ContentHash, PeerId};
-use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, SpaceUsage};
+use crate::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
+use crate::holders::Statement;
+use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
+use crate::transfer::{
+    BlobReader, BlobState, BoxFuture, Direction, FetchError, PeerShare, Priority, SpaceUsage, TransferState,
+    TransferStatus,
+};
 
 /// One full set of pieces in flight and a bit: order and the last, short piece matter.
 const BLOB_LEN: u64 = (9 << 20) + 12_345;
@@ -75,6 +79,20 @@ impl Drop for Withdrawn<'_> {
     }
 }
 
+fn transfer() -> TransferStatus {
+    TransferStatus {
+        id: TransferId::from_nonce(5).to_string(),
+        direction: Direction::Serve,
+        hash: ContentHash::EMPTY,
+        state: TransferState::Moving,
+        done: 1,
+        total: Some(2),
+        rate: 3,
+        age_ms: 4,
+        peers: vec![PeerShare { peer: PeerId::from_bytes([9; 32]), done: 1, exchanges: 1 }],
+    }
+}
+
 impl ControlHandler for FakeNode {
     fn status(&self) -> BoxFuture<'_, NodeStatus> {
         Box::pin(async {
@@ -106,6 +124,21 @@ impl ControlHandler for FakeNode {
                 rtt_ms: Some(0.25),
             }]
         })
+    }
+
+    fn transfers(&self) -> BoxFuture<'_, Vec<TransferStatus>> {
+        Box::pin(async { vec![transfer()] })
+    }
+
+    fn cancel(&self, id: TransferId) -> BoxFuture<'_, bool> {
+        Box::pin(async move { id.to_string() == transfer().id })
+    }
+
+    fn why(&self, hash: ContentHash, ask: bool) -> BoxFuture<'_, BlobReport> {
+        let last = ask.then_some(Statement::Part { groups: 3 });
+        let peers = vec![PeerReport { spec: "h:1".into(), last, ago_ms: Some(5) }];
+        let (state, transfers) = (BlobState::Partial, vec![transfer()]);
+        Box::pin(async move { BlobReport { hash, state, size: None, held: 7, offline: false, transfers, peers } })
     }
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
@@ -169,6 +202,13 @@ async fn questions_are_answered_one_after_another_on_one_connection() {
     let mut client = running.client().await;
     assert_eq!(client.status().await.unwrap(), running.node.status().await);
     assert_eq!(client.peers().await.unwrap(), running.node.peers().await);
+    assert_eq!(client.transfers().await.unwrap(), [transfer()]);
+    assert!(client.cancel(TransferId::from_nonce(5)).await.unwrap());
+    assert!(!client.cancel(TransferId::from_nonce(6)).await.unwrap());
+    for ask in [false, true] {
+        let hash = ContentHash::of(b"why");
+        assert_eq!(client.why(hash, ask).await.unwrap(), running.node.why(hash, ask).await);
+    }
     let staged = |name: &str| StagedBlob { hash: ContentHash::EMPTY, size: 0, name: name.into() };
     client.adopt(staged("good")).await.unwrap();
     assert_eq!(client.adopt(staged("bad")).await.unwrap_err().to_string(), "no bad");

@@ -11,15 +11,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::status::{NodeStatus, PeerState, PeerStatus};
+use super::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use crate::config::NodeConfig;
 use crate::holders::{self, Holders, hints};
-use crate::ids::{PeerId, TransferId};
+use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::import::StagedBlob;
-use crate::transfer::{BlobSource, Engine, Server, TransferStatus};
+use crate::transfer::{BlobSource, BlobState, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
+use crate::verify::bytes_of;
 
 /// How long the serving side may take to end at a shutdown, its own drain included.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
@@ -123,6 +124,28 @@ impl Node {
     pub fn cancel_transfer(&self, id: TransferId) -> bool {
         // Both, should a peer have chosen an id of this node's.
         self.engine.cancel(id) | self.server.cancel(id)
+    }
+
+    /// What is known of a blob here and what peers said of it; `ask` asks them now.
+    pub async fn why(&self, hash: ContentHash, ask: bool) -> BlobReport {
+        if ask {
+            self.holders.forget_all(&hash);
+            let mut findings = self.holders.survey(hash);
+            while findings.recv().await.is_some() {}
+        }
+        let (state, blob) = (self.engine.state(&hash), self.store.blob(&hash).ok().flatten());
+        let size = self.engine.known_size(&hash).or_else(|| blob.as_ref().map(|blob| blob.size()));
+        let groups = |size, groups: &std::ops::Range<u64>| bytes_of(size, groups).len();
+        let held = blob.map_or(0, |blob| blob.verified().iter().map(|held| groups(blob.size(), held)).sum());
+        let report = |(index, peer): (usize, &Arc<holders::Peer>)| {
+            let (last, ago) = self.holders.latest_statement(&hash, index).unzip();
+            let ago_ms = ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
+            PeerReport { spec: peer.spec().to_string(), last, ago_ms }
+        };
+        let peers = self.holders.peers().iter().enumerate().map(report).collect();
+        let mut transfers = self.transfers();
+        transfers.retain(|transfer| transfer.hash == hash);
+        BlobReport { hash, state, size, held, offline: state == BlobState::Complete, transfers, peers }
     }
 
     /// Its metrics.

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::PeerId;
-use crate::transfer::SpaceUsage;
+use crate::holders::Statement;
+use crate::ids::{ContentHash, PeerId};
+use crate::transfer::{BlobState, SpaceUsage, TransferStatus};
 
 /// A running node, as `byhash status --json` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,36 @@ pub struct NodeStatus {
     /// What a person should know about how it runs, a sentence each: nobody may connect, no
     /// passthrough, ...
     pub notes: Vec<String>,
+}
+
+/// What a node knows of a blob, as `byhash why --json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobReport {
+    /// Its name.
+    pub hash: ContentHash,
+    /// How much of it is in the cache.
+    pub state: BlobState,
+    /// Its size in bytes, if that is proven.
+    pub size: Option<u64>,
+    /// Verified bytes of it in the cache.
+    pub held: u64,
+    /// Whether it could be read whole without any peer.
+    pub offline: bool,
+    /// What is under way for it.
+    pub transfers: Vec<TransferStatus>,
+    /// The configured peers, in the order of the configuration.
+    pub peers: Vec<PeerReport>,
+}
+
+/// What a peer said of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// The peer as configured, `[ID@]HOST:PORT`.
+    pub spec: String,
+    /// What it said or did last, if it was asked lately.
+    pub last: Option<Statement>,
+    /// Milliseconds since then.
+    pub ago_ms: Option<u64>,
 }
 
 /// How a configured peer stands.

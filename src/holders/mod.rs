@@ -8,11 +8,13 @@
 mod answers;
 pub mod hints;
 mod lanes;
+mod log;
 mod peer;
 mod questions;
 mod survey;
 
 pub use lanes::{BULK_LANES, LaneKind, PooledLane, SMALL_LANES};
+pub use log::Statement;
 pub use peer::{Peer, PeerSnapshot, PeerState};
 pub use survey::{Finding, Holders};
 

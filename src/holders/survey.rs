@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::answers::Answers;
 use super::hints::PeerHint;
 use super::lanes::{LaneKind, PooledLane};
+use super::log::{Statement, StatementLog};
 use super::peer::{MAX_BACKOFF, Peer};
 use super::questions::{NoAnswer, Question, open_ended};
 use super::{PeerError, PeerSnapshot};
@@ -43,6 +44,7 @@ pub enum Finding {
 pub struct Holders {
     peers: Vec<Arc<Peer>>,
     answers: Answers,
+    log: StatementLog,
     metrics: Arc<Metrics>,
 }
 
@@ -50,7 +52,7 @@ impl Holders {
     /// The peers of `specs`, dialled through `dialer`.
     pub fn new(specs: Vec<PeerSpec>, dialer: Arc<dyn Dialer>, metrics: Arc<Metrics>) -> Arc<Self> {
         let peers = specs.into_iter().map(|spec| Peer::new(spec, dialer.clone())).collect();
-        Arc::new(Self { peers, answers: Answers::new(), metrics })
+        Arc::new(Self { peers, answers: Answers::new(), log: StatementLog::new(), metrics })
     }
 
     /// All peers; a peer's place in this slice is its index.
@@ -97,6 +99,7 @@ impl Holders {
                     result = holders.ask(index, hash) => result,
                     () = findings.closed() => return,
                 };
+                holders.log.note(hash, index, statement(&result));
                 let found = match result {
                     Ok(said) => {
                         holders.answers.put(hash, index, said.clone());
@@ -112,6 +115,21 @@ impl Holders {
             });
         }
         receiver
+    }
+
+    /// The peer with index `index` was to send some of `hash` and did not; `reason` says why.
+    pub fn note_failed(&self, hash: ContentHash, index: usize, reason: String) {
+        self.log.note(hash, index, Statement::Failed { reason });
+    }
+
+    /// What the peer with index `index` said last about `hash`, and how long ago.
+    pub fn latest_statement(&self, hash: &ContentHash, index: usize) -> Option<(Statement, Duration)> {
+        self.log.latest(hash, index)
+    }
+
+    /// Forgets all that peers said about `hash`, so that they are asked again.
+    pub fn forget_all(&self, hash: &ContentHash) {
+        (0..self.peers.len()).for_each(|index| self.answers.forget(hash, index));
     }
 
     /// Forgets who said to have a part of `hash`, since it was not enough: it may be more by now.
@@ -230,6 +248,18 @@ async fn put_keys(peer: &Peer, mut lane: PooledLane, keys: Vec<HaveKey>) -> Resu
         }
         drop(lane);
         lane = peer.lane(LaneKind::Small).await?;
+    }
+}
+
+fn statement(said: &Result<HaveAnswer, PeerError>) -> Statement {
+    match said {
+        Ok(HaveAnswer::Complete) => Statement::All,
+        Ok(HaveAnswer::Partial { ranges }) => {
+            Statement::Part { groups: ranges.iter().map(|(start, end)| end.saturating_sub(*start)).sum() }
+        }
+        Ok(HaveAnswer::None) => Statement::None,
+        Err(PeerError::Silent(_)) => Statement::Silent,
+        Err(error) => Statement::Unreachable { reason: error.to_string() },
     }
 }
 

@@ -331,6 +331,7 @@ impl Actor {
     fn note_error(&self, flight: &Flight, error: &ExchangeError) {
         let peer = flight.peer.spec();
         tracing::debug!(%peer, hash = %self.hash, "exchange failed: {error}");
+        self.shared.holders.note_failed(self.hash, flight.peer_index, error.to_string());
         match error {
             ExchangeError::WrongBytes(_) => {
                 self.shared.metrics.wrong_bytes.inc();
