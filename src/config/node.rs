@@ -50,7 +50,7 @@ pub struct NodeConfig {
     pub open: bool,
     /// What the cache may hold on disk, in bytes, [`MIN_CACHE_SIZE`] to [`MAX_CACHE_SIZE`].
     pub cache_size: u64,
-    /// The most that is sent to peers, in bytes a second, at least [`MIN_SERVE_RATE`]; `None`: as much
+    /// The most that is sent to peers, in bytes a second, at least 64 KiB; `None`: as much
     /// as goes.
     pub serve_rate: Option<u64>,
 }

@@ -13,6 +13,9 @@ const GROUP: u64 = 16 * KIB;
 /// Sizes around which something changes: one group, the first exchange, a segment, a few of them.
 const SIZES: &[u64] = &[GROUP, 4 * GROUP, 16 * GROUP, 2048 * KIB, 5000 * KIB];
 
+/// How many of 100 worlds have about twenty nodes and more.
+const LARGE_PERCENT: u64 = 5;
+
 /// How long faults go on happening.
 const FAULTY_TIME_MS: u64 = 8000;
 
@@ -91,18 +94,29 @@ pub struct FaultPlan {
 pub enum FaultKind {
     Set(Fault),
     Cut,
+    /// It no longer has the blob with this index.
+    Withdraw {
+        blob: usize,
+    },
 }
 
 impl Plan {
     pub fn draw(seed: u64) -> Self {
         let dice = &mut Dice::new(seed);
-        let holders = dice.number(1..5) as u8;
+        let large = dice.chance(LARGE_PERCENT);
+        let holders = if large { dice.number(10..13) } else { dice.number(1..5) } as u8;
         let steady: Vec<u8> = (1..=holders).filter(|_| dice.chance(50)).collect();
         let blobs: Vec<_> = (0..dice.number(1..6)).map(|_| draw_blob(dice, holders, &steady)).collect();
-        let crowd = dice.number(1..4);
+        let crowd = if large { dice.number(8..12) } else { dice.number(1..4) };
         let readers = (0..crowd).map(|_| draw_node(dice, blobs.len())).collect();
-        let hostile = (0..dice.number(0..4)).map(|_| (dice.pick(VICES), draw_index(dice, blobs.len()))).collect();
-        let faults = draw_faults(dice, holders, &steady);
+        let vicious = if large { dice.number(2..6) } else { dice.number(0..4) };
+        let hostile = (0..vicious).map(|_| (dice.pick(VICES), draw_index(dice, blobs.len()))).collect();
+        let mut faults = draw_faults(dice, holders, &steady);
+        if dice.chance(40) {
+            faults.extend(draw_partition(dice, holders, &steady));
+        }
+        faults.extend(draw_withdrawals(dice, &blobs));
+        faults.sort_by_key(|fault| fault.at);
         Self { seed, blobs, holders, readers, hostile, faults }
     }
 
@@ -171,6 +185,29 @@ fn draw_faults(dice: &mut Dice, holders: u8, steady: &[u8]) -> Vec<FaultPlan> {
             faults.push(FaultPlan { at, node, kind });
         }
     }
-    faults.sort_by_key(|fault| fault.at);
+    faults
+}
+
+/// Some of the holders that are not steady fall silent together, and come back together.
+fn draw_partition(dice: &mut Dice, holders: u8, steady: &[u8]) -> Vec<FaultPlan> {
+    let from = dice.number(0..FAULTY_TIME_MS);
+    let until = from + dice.number(100..4000);
+    let cut_off: Vec<u8> = (1..=holders).filter(|node| !steady.contains(node) && dice.chance(60)).collect();
+    let both = [(from, Fault::BlackHole), (until, Fault::None)];
+    let at = |(at, fault)| cut_off.iter().map(move |node| (Duration::from_millis(at), *node, FaultKind::Set(fault)));
+    both.into_iter().flat_map(at).map(|(at, node, kind)| FaultPlan { at, node, kind }).collect()
+}
+
+/// Holders that are not the steady one of a blob lose it.
+fn draw_withdrawals(dice: &mut Dice, blobs: &[BlobPlan]) -> Vec<FaultPlan> {
+    let mut faults = Vec::new();
+    for (index, blob) in blobs.iter().enumerate() {
+        for node in blob.held_by.iter().filter(|node| blob.steady != Some(**node)) {
+            if dice.chance(20) {
+                let at = Duration::from_millis(dice.number(0..FAULTY_TIME_MS));
+                faults.push(FaultPlan { at, node: *node, kind: FaultKind::Withdraw { blob: index } });
+            }
+        }
+    }
     faults
 }

@@ -76,6 +76,10 @@ impl World {
                     }
                 }
                 FaultKind::Cut => network.cut(node_id(fault.node)),
+                FaultKind::Withdraw { blob } => {
+                    // Refused where it is being served just now: then it stays.
+                    let _ = self.holders[usize::from(fault.node) - 1].store.remove(&self.blobs[blob].hash);
+                }
             }
         }
         while let Some(read) = reads.join_next().await {

@@ -10,6 +10,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::node_id;
 
+/// How often a holder that trickles sends a byte.
+const TRICKLE_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What a holder does when it is asked for content. All of them say that they have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vice {
@@ -19,6 +22,8 @@ pub enum Vice {
     SilentToRequests,
     /// Falls silent after this many bytes of the reply's body.
     SilentAfter(usize),
+    /// Sends a byte of the reply's body each second.
+    Trickles,
     /// Closes the lane after this many bytes of the reply's body.
     CutsAfter(usize),
     /// Says that it does not have it after all.
@@ -51,6 +56,7 @@ pub const VICES: &[Vice] = &[
     Vice::SilentToRequests,
     Vice::SilentAfter(0),
     Vice::SilentAfter(100_000),
+    Vice::Trickles,
     Vice::CutsAfter(0),
     Vice::CutsAfter(70_000),
     Vice::CutsAfter(300_000),
@@ -172,6 +178,14 @@ impl Holder {
             }
             Vice::Surplus(more) => body.extend(vec![7; more]),
             _ => {}
+        }
+        if self.vice == Vice::Trickles {
+            for byte in body {
+                tokio::time::sleep(TRICKLE_PERIOD).await;
+                lane.write_all(&[byte]).await.ok()?;
+                lane.flush().await.ok()?;
+            }
+            return Some(());
         }
         let sent = sent.max(if then == Then::GoOn { body.len() } else { 0 });
         lane.write_all(&body[..sent]).await.ok()?;

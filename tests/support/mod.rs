@@ -39,6 +39,12 @@ pub async fn ask_and_take_nothing(dialer: &MemoryDialer, holder: PeerId, hash: C
     lane
 }
 
+/// A directory that goes when it is dropped; in memory where there is such a file system, since what is
+/// tested is not the disk.
+fn scratch_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// A node of a memory network, with a store of its own.
 pub struct TestNode {
     pub id: PeerId,
@@ -85,7 +91,7 @@ impl TestNode {
         dialer: Arc<dyn Dialer>,
         server: impl FnOnce(Store, Arc<Metrics>) -> Arc<Server>,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch_dir();
         let (id, metrics) = (node_id(number), Arc::new(Metrics::default()));
         let config = Config { dir: dir.path().to_owned(), capacity, keep_free: 0 };
         let store = Store::open(config, metrics.clone()).unwrap();

@@ -103,7 +103,7 @@ impl Actor {
     /// Breaks off exchanges that make no progress or of which much is still to come, if nobody wanted
     /// any of it at two looks in a row: another holder was faster, or the reader went elsewhere.
     fn break_off_unwanted(&mut self) {
-        if self.size.is_none() {
+        if self.size.is_none() && (self.has_demand() || !self.ahead.is_empty()) {
             return;
         }
         let (waiters, ahead) = (&self.waiters, &self.ahead);
