@@ -24,6 +24,7 @@
 //! store       bytes on disk, index, quota, eviction, crash order
 //! verify      BLAKE3 tree proofs; pure
 //! metrics     every metric: name, unit
+//! permits     a counted resource that goes to the most urgent first
 //! ids         ContentHash, BlobRange, PeerId, TransferId
 //! ```
 //!
@@ -37,7 +38,7 @@
 //! * **holder**: a peer that has a blob, whole or in part.
 //! * **lane**: one authenticated, encrypted connection to a peer; carries one exchange at a time.
 //! * **exchange**: one request on a lane and its reply.
-//! * **transfer**: one exchange as people see it, with a [`ids::TransferId`].
+//! * **transfer**: one fetch of one blob, with all its exchanges; it has a [`ids::TransferId`].
 #![warn(missing_docs)]
 
 pub mod cli;
@@ -49,6 +50,7 @@ pub mod fuse;
 pub mod holders;
 pub mod ids;
 pub mod metrics;
+pub mod permits;
 pub mod store;
 pub mod transfer;
 pub mod transport;

@@ -20,7 +20,7 @@ const RATE: u64 = 20_000_000;
 /// Node 1, which sends at most `rate` bytes a second.
 fn holder(network: &MemoryNetwork, rate: Option<u64>) -> TestNode {
     let dialer = Arc::new(network.dialer(node_id(1)));
-    let server = |store, metrics| Server::new(store, ServeConfig { rate }, metrics);
+    let server = |store, budget, metrics| Server::new(store, ServeConfig { rate }, budget, metrics);
     TestNode::with_server(network, 1, &[], 1 << 30, dialer, server)
 }
 
@@ -163,7 +163,9 @@ async fn a_peer_gets_only_what_the_policy_lets_it_have_and_a_fault_in_it_leaves_
         *hash != hidden
     };
     let dialer = Arc::new(network.dialer(node_id(1)));
-    let server = |store, metrics| Server::with_policy(store, ServeConfig::default(), metrics, Some(Arc::new(policy)));
+    let server = |store, budget, metrics| {
+        Server::with_policy(store, ServeConfig::default(), budget, metrics, Some(Arc::new(policy)))
+    };
     let holder = TestNode::with_server(&network, 1, &[], 1 << 30, dialer, server);
     holder.hold(&secret);
     let shown = holder.hold(&bytes);

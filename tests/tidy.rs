@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// The layers, lowest first. A module may use those before it and itself.
 const LAYERS: &[&str] = &[
     "ids",
+    "permits",
     "metrics",
     "verify",
     "store",

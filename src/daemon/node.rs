@@ -18,9 +18,12 @@ use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::import::StagedBlob;
-use crate::transfer::{BlobSource, BlobState, Engine, Server, TransferStatus};
+use crate::transfer::{BlobSource, BlobState, BufferBudget, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
 use crate::verify::bytes_of;
+
+/// How long what is being fetched may still come when the node shuts down.
+const FETCH_DRAIN: Duration = Duration::from_secs(4);
 
 /// How long the serving side may take to end at a shutdown, its own drain included.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
@@ -77,9 +80,10 @@ impl Node {
         let dialer = Arc::new(TcpDialer::new(identity, secret, metrics.clone()));
         let holders = Holders::new(config.peers.clone(), dialer, metrics.clone());
         holders.take_hints(&hints::load(&config.state.peer_hints()));
-        let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
+        let budget = BufferBudget::new(metrics.clone());
+        let engine = Engine::new(store.clone(), holders.clone(), budget.clone(), metrics.clone());
         let (shutdown, stop) = watch::channel(false);
-        let server = Server::new(store.clone(), config.serve(), metrics.clone());
+        let server = Server::new(store.clone(), config.serve(), budget, metrics.clone());
         let tasks = vec![tokio::spawn(server.clone().run(listener, stop)), tokio::spawn(holders.clone().keep_warm())];
         Ok(Arc::new(Self {
             id,
@@ -196,11 +200,15 @@ impl Node {
         let _ = self.shutdown.send(true);
         let tasks = std::mem::take(&mut *self.tasks.lock());
         let mut tasks = tasks.into_iter();
-        if let Some(mut server) = tasks.next()
-            && timeout(SHUTDOWN_DEADLINE, &mut server).await.is_err()
-        {
-            server.abort();
-        }
+        let server = tasks.next();
+        let serving = async {
+            if let Some(mut server) = server
+                && timeout(SHUTDOWN_DEADLINE, &mut server).await.is_err()
+            {
+                server.abort();
+            }
+        };
+        tokio::join!(serving, self.engine.close(FETCH_DRAIN));
         tasks.for_each(|task| task.abort());
         if let Err(error) = hints::save(&self.peer_hints, &self.holders.hints()) {
             tracing::warn!("{} could not be written: {error}", self.peer_hints.display());

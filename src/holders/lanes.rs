@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::ids::Priority;
+use crate::permits::{Permit, Permits};
 use crate::transport::{BoxLane, TransportError};
 
 /// Lanes to one peer that may carry bulk at the same time. Measured: four lanes of TLS over TCP
@@ -34,8 +35,8 @@ pub enum LaneKind {
 /// The open lanes to one peer.
 pub(super) struct LanePool {
     idle: Mutex<Vec<BoxLane>>,
-    bulk: Arc<Semaphore>,
-    small: Arc<Semaphore>,
+    bulk: Permits,
+    small: Permits,
     /// Stands for each lane in use that is really open.
     open: Arc<()>,
     /// Something came on an idle lane.
@@ -46,15 +47,21 @@ impl LanePool {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             idle: Mutex::new(Vec::new()),
-            bulk: Arc::new(Semaphore::new(BULK_LANES)),
-            small: Arc::new(Semaphore::new(SMALL_LANES)),
+            bulk: Permits::new(BULK_LANES),
+            small: Permits::new(SMALL_LANES),
             open: Arc::default(),
             talked: AtomicBool::new(false),
         })
     }
 
-    /// An idle lane, or the one that `dial` opens; waits while as many as may are in use.
-    pub(super) async fn lane<F>(self: &Arc<Self>, kind: LaneKind, dial: F) -> Result<PooledLane, TransportError>
+    /// An idle lane, or the one that `dial` opens. While as many as may are in use it waits, the most
+    /// urgent first.
+    pub(super) async fn lane<F>(
+        self: &Arc<Self>,
+        kind: LaneKind,
+        priority: Priority,
+        dial: F,
+    ) -> Result<PooledLane, TransportError>
     where
         F: Future<Output = Result<BoxLane, TransportError>>,
     {
@@ -62,7 +69,7 @@ impl LanePool {
             LaneKind::Bulk => &self.bulk,
             LaneKind::Small => &self.small,
         };
-        let permit = slots.clone().acquire_owned().await.expect("the pool's semaphores are never closed");
+        let permit = slots.acquire(1, priority).await;
         let lane = match self.take_idle() {
             Some(lane) => lane,
             None => dial.await?,
@@ -109,7 +116,7 @@ impl LanePool {
 
     /// How many lanes are open: idle, in use.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let in_use = BULK_LANES + SMALL_LANES - self.bulk.available_permits() - self.small.available_permits();
+        let in_use = BULK_LANES + SMALL_LANES - self.bulk.available() - self.small.available();
         (self.idle.lock().len(), in_use)
     }
 
@@ -148,7 +155,7 @@ pub struct PooledLane {
     lane: BoxLane,
     pool: Arc<LanePool>,
     _open: Arc<()>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl PooledLane {

@@ -11,7 +11,7 @@ use super::PeerError;
 use super::hints::PeerHint;
 use super::lanes::{LaneKind, LanePool, PooledLane};
 use super::questions::Questions;
-use crate::ids::{PeerId, PeerSpec};
+use crate::ids::{PeerId, PeerSpec, Priority};
 use crate::transport::{Dialer, TransportError};
 
 /// The first pause after a failed dial; doubles up to [`MAX_BACKOFF`].
@@ -145,10 +145,10 @@ impl Peer {
         self.standing.lock().id
     }
 
-    /// A lane to it: an open one, or a new one.
-    pub async fn lane(&self, kind: LaneKind) -> Result<PooledLane, PeerError> {
+    /// A lane to it: an open one, or a new one. Who is more urgent waits less.
+    pub async fn lane(&self, kind: LaneKind, priority: Priority) -> Result<PooledLane, PeerError> {
         self.check_usable()?;
-        let lane = self.pool.lane(kind, self.dial()).await?;
+        let lane = self.pool.lane(kind, priority, self.dial()).await?;
         if self.pool.has_talked() {
             tracing::warn!(peer = %self.spec, "the peer sent more than it had declared");
             self.note_wrong_bytes();

@@ -13,7 +13,7 @@ use super::log::{Statement, StatementLog};
 use super::peer::{MAX_BACKOFF, Peer};
 use super::questions::{NoAnswer, Question, open_ended};
 use super::{PeerError, PeerSnapshot};
-use crate::ids::{ContentHash, HaveKey, PeerId, PeerSpec};
+use crate::ids::{ContentHash, HaveKey, PeerId, PeerSpec, Priority};
 use crate::metrics::Metrics;
 use crate::transport::{Dialer, read_message, write_message};
 use crate::wire::{Have, HaveAnswer, Message};
@@ -150,7 +150,7 @@ impl Holders {
             tokio::select! {
                 biased;
                 answer = &mut answer => return Ok(answer),
-                lane = peer.lane(LaneKind::Small) => {
+                lane = peer.lane(LaneKind::Small, Priority::Foreground) => {
                     let lane = lane?;
                     let questions = peer.questions.take();
                     if questions.is_empty() {
@@ -247,7 +247,7 @@ async fn put_keys(peer: &Peer, mut lane: PooledLane, keys: Vec<HaveKey>) -> Resu
             Ok(None) | Err(_) => again = false,
         }
         drop(lane);
-        lane = peer.lane(LaneKind::Small).await?;
+        lane = peer.lane(LaneKind::Small, Priority::Foreground).await?;
     }
 }
 

@@ -39,30 +39,64 @@ impl Blob {
     /// Reads the bytes of `range` (clipped to the size), all of them verified. The memory it takes
     /// is that of the groups touched.
     ///
+    /// # Errors
     /// [`StoreError::NotHeld`] if some are not held; [`StoreError::Corrupt`] or
     /// [`StoreError::Missing`] if they were but turned out wrong: they are then no longer held,
     /// and the caller fetches them again.
     pub fn read(self: &Arc<Self>, range: BlobRange) -> Result<Bytes, StoreError> {
         let range = range.clip(self.size());
+        let groups = groups_of(self.size(), range);
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        let files = self.files_of(&groups)?;
+        let mut bytes = vec![0; range.len() as usize];
+        if self.read_checked(&files, &groups, range.start, &mut bytes)? {
+            return Ok(bytes.into());
+        }
+        let whole = bytes_of(self.size(), &groups);
+        bytes.resize(whole.len() as usize, 0);
+        self.read_and_check(&files, &groups, &mut bytes)?;
+        let skip = (range.start - whole.start) as usize;
+        Ok(Bytes::from(bytes).slice(skip..skip + range.len() as usize))
+    }
+
+    /// Fills `buf` with the whole groups from byte `start` on, all of them verified.
+    ///
+    /// # Errors
+    /// As for [`Blob::read`].
+    ///
+    /// # Panics
+    /// If `buf` does not hold whole groups of the blob.
+    pub fn read_into(self: &Arc<Self>, start: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        let range = BlobRange::new(start, start + buf.len() as u64);
         let groups = groups_of(self.size(), range);
+        if range.is_empty() {
+            return Ok(());
+        }
+        assert_eq!(bytes_of(self.size(), &groups), range, "whole groups");
+        let files = self.files_of(&groups)?;
+        if !self.read_checked(&files, &groups, start, buf)? {
+            self.read_and_check(&files, &groups, buf)?;
+        }
+        Ok(())
+    }
+
+    /// The files, if `groups` are held, of which somebody now makes use.
+    fn files_of(self: &Arc<Self>, groups: &Range<u64>) -> Result<Arc<Files>, StoreError> {
         if !self.has(groups.clone()) {
-            return Err(self.not_held(groups));
+            return Err(self.not_held(groups.clone()));
         }
         self.touch_sometimes();
-        let files = self.files()?;
-        if let Some(stamp) = self.stamp_of_checked(&groups) {
-            let mut bytes = vec![0; range.len() as usize];
-            // The stamp is taken after the bytes: if it is the old one, nothing had changed before.
-            if files.content.read_exact_at(&mut bytes, range.start).is_ok() && files.stamp()? == stamp {
-                return Ok(bytes.into());
-            }
-        }
-        let bytes = Bytes::from(self.read_and_check(&files, &groups)?);
-        let skip = (range.start - groups.start * GROUP_LEN) as usize;
-        Ok(bytes.slice(skip..skip + range.len() as usize))
+        self.files()
+    }
+
+    /// Fills `buf` from byte `start` on, which lies within `groups`, if they were found right before
+    /// and the content file has not been touched since. False otherwise.
+    fn read_checked(&self, files: &Files, groups: &Range<u64>, start: u64, buf: &mut [u8]) -> Result<bool, StoreError> {
+        let Some(stamp) = self.stamp_of_checked(groups) else { return Ok(false) };
+        // The stamp is taken after the bytes: if it is the old one, nothing had changed before.
+        Ok(files.content.read_exact_at(buf, start).is_ok() && files.stamp()? == stamp)
     }
 
     /// Fills `buf` from byte `start` on if that takes neither the disk nor hashing: the groups were
@@ -90,7 +124,8 @@ impl Blob {
             at = part.end;
             let known = self.stamp_of_checked(&part);
             if known.is_none() || known != Some(files.stamp()?) {
-                self.read_and_check(&files, &part)?;
+                let mut bytes = vec![0; bytes_of(self.size(), &part).len() as usize];
+                self.read_and_check(&files, &part, &mut bytes)?;
             }
         }
         Ok(())
@@ -109,13 +144,16 @@ impl Blob {
         })
     }
 
-    /// The groups, read and checked; the wrong ones are dropped.
-    fn read_and_check(self: &Arc<Self>, files: &Arc<Files>, groups: &Range<u64>) -> Result<Vec<u8>, StoreError> {
+    /// Fills `buf` with the groups, checked; the wrong ones are dropped.
+    fn read_and_check(
+        self: &Arc<Self>,
+        files: &Arc<Files>,
+        groups: &Range<u64>,
+        buf: &mut [u8],
+    ) -> Result<(), StoreError> {
         let wanted = std::slice::from_ref(groups);
         let before = files.stamp()?;
-        let range = bytes_of(self.size(), groups);
-        let mut bytes = vec![0; range.len() as usize];
-        match files.content.read_exact_at(&mut bytes, range.start) {
+        match files.content.read_exact_at(buf, groups.start * GROUP_LEN) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.drop_all()?;
@@ -129,12 +167,12 @@ impl Blob {
         let Ok(proof) = self.proof_from(files, wanted)? else {
             return Err(self.drop_groups(files, wanted, groups.clone()));
         };
-        if proof.check_groups(groups.start, &bytes).is_err() {
-            let wrong = wrong_groups(&proof, groups, &bytes);
+        if proof.check_groups(groups.start, buf).is_err() {
+            let wrong = wrong_groups(&proof, groups, buf);
             return Err(self.drop_groups(files, &wrong, groups.clone()));
         }
         self.remember_checked(before, files.stamp()?, groups);
-        Ok(bytes)
+        Ok(())
     }
 
     /// The proof of `ranges` as it stands in the outboard; the inner error if it is wrong.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::ids::Priority;
 use crate::metrics::Metrics;
+use crate::permits::{Permit, Permits};
 use crate::verify::GROUP_LEN;
 
 /// Bytes of the largest buffer: what is received, verified, written and passed on in one piece.
@@ -44,7 +45,7 @@ pub struct BufferBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    permits: Arc<Semaphore>,
+    permits: Permits,
     free: Mutex<Vec<Box<[u8]>>>,
     metrics: Arc<Metrics>,
 }
@@ -52,29 +53,27 @@ struct Inner {
 impl BufferBudget {
     /// A budget of [`BUDGET_LEN`] bytes.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let permits = Arc::new(Semaphore::new(BUDGET_LEN / UNIT_LEN));
+        let permits = Permits::new(BUDGET_LEN / UNIT_LEN);
         Self(Arc::new(Inner { permits, free: Mutex::new(Vec::new()), metrics }))
     }
 
-    /// A buffer of `len` bytes, at most [`SEGMENT_LEN`]; waits until the budget allows it. Its
-    /// content is arbitrary.
-    pub async fn buffer(&self, len: usize) -> Buffer {
+    /// A buffer of `len` bytes, at most [`SEGMENT_LEN`]; waits until the budget allows it, the
+    /// most urgent first. Its content is arbitrary.
+    pub async fn buffer(&self, len: usize, priority: Priority) -> Buffer {
         assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
-        let units = u32::try_from(charge_len(len) / UNIT_LEN).expect("a segment is a few units");
-        let permit =
-            self.0.permits.clone().acquire_many_owned(units).await.expect("the budget's semaphore is never closed");
-        self.0.metrics.budget_used_bytes.add(u64::from(units) * UNIT_LEN as u64);
+        let permit = self.0.permits.acquire(charge_len(len) / UNIT_LEN, priority).await;
+        self.0.metrics.budget_used_bytes.add((permit.count() * UNIT_LEN) as u64);
         let data = if len > SEGMENT_LEN / 2 {
             self.0.free.lock().pop().unwrap_or_else(|| vec![0; SEGMENT_LEN].into_boxed_slice())
         } else {
             vec![0; len].into_boxed_slice()
         };
-        Buffer { data, len, units, permit, budget: self.0.clone() }
+        Buffer { data, len, permit, budget: self.0.clone() }
     }
 
     /// Bytes not in use.
     pub fn available(&self) -> usize {
-        self.0.permits.available_permits() * UNIT_LEN
+        self.0.permits.available() * UNIT_LEN
     }
 }
 
@@ -83,8 +82,7 @@ impl BufferBudget {
 pub struct Buffer {
     data: Box<[u8]>,
     len: usize,
-    units: u32,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
     budget: Arc<Inner>,
 }
 
@@ -92,16 +90,15 @@ impl Buffer {
     /// Keeps the first `len` bytes, in no more memory than a buffer of that length takes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        let spare = self.units as usize - charge_len(self.len) / UNIT_LEN;
-        if spare > 0 {
-            let kept = self.data[..self.len].into();
-            let data = std::mem::replace(&mut self.data, kept);
+        let (had, kept) = (self.permit.count(), charge_len(self.len) / UNIT_LEN);
+        if kept < had {
+            let shorter = self.data[..self.len].into();
+            let data = std::mem::replace(&mut self.data, shorter);
             if data.len() == SEGMENT_LEN {
                 self.budget.free.lock().push(data);
             }
-            self.units -= spare as u32;
-            drop(self.permit.split(spare));
-            self.budget.metrics.budget_used_bytes.sub((spare * UNIT_LEN) as u64);
+            self.permit.shrink(kept);
+            self.budget.metrics.budget_used_bytes.sub(((had - kept) * UNIT_LEN) as u64);
         }
     }
 
@@ -132,7 +129,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.budget.metrics.budget_used_bytes.sub(u64::from(self.units) * UNIT_LEN as u64);
+        self.budget.metrics.budget_used_bytes.sub((self.permit.count() * UNIT_LEN) as u64);
         if self.data.len() == SEGMENT_LEN {
             self.budget.free.lock().push(std::mem::take(&mut self.data));
         }
@@ -147,7 +144,7 @@ mod tests {
     async fn the_budget_is_returned_when_the_last_share_goes() {
         let metrics = Arc::new(Metrics::default());
         let budget = BufferBudget::new(metrics.clone());
-        let bytes = budget.buffer(SEGMENT_LEN).await.freeze();
+        let bytes = budget.buffer(SEGMENT_LEN, Priority::Prefetch).await.freeze();
         let share = bytes.slice(5..6);
         drop(bytes);
         assert_eq!(budget.available(), BUDGET_LEN - SEGMENT_LEN);
@@ -161,7 +158,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let budget = BufferBudget::new(metrics.clone());
         for (len, kept) in [(SEGMENT_LEN, 1), (SEGMENT_LEN, SEGMENT_LEN / 2 + 1), (3 * UNIT_LEN, UNIT_LEN), (5, 0)] {
-            let mut buffer = budget.buffer(len).await;
+            let mut buffer = budget.buffer(len, Priority::Prefetch).await;
             buffer[0] = 7;
             buffer.truncate(kept);
             assert_eq!((buffer.len(), buffer.first().copied()), (kept, (kept > 0).then_some(7)));
@@ -177,9 +174,9 @@ mod tests {
         let budget = BufferBudget::new(Arc::default());
         let mut held = Vec::new();
         for _ in 0..BUDGET_LEN / SEGMENT_LEN {
-            held.push(budget.buffer(SEGMENT_LEN).await);
+            held.push(budget.buffer(SEGMENT_LEN, Priority::Prefetch).await);
         }
-        let mut waiting = Box::pin(budget.buffer(1));
+        let mut waiting = Box::pin(budget.buffer(1, Priority::Prefetch));
         assert!(futures_poll(&mut waiting).is_none());
         held.pop();
         assert_eq!(waiting.await.len(), 1);

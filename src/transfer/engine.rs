@@ -3,12 +3,14 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use lru::LruCache;
 use parking_lot::Mutex;
 use rangemap::RangeSet;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::buffers::BufferBudget;
 use super::fetch::{self, Command, Destination, Filled};
@@ -20,12 +22,20 @@ use super::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, 
 use crate::holders::Holders;
 use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
+use crate::permits::{Permit, Permits};
 use crate::store::{Store, StoreError};
 use crate::verify::{group_count, groups_of};
 use crate::wire::MAX_RANGE_LEN;
 
 /// Blobs whose proven size is remembered in memory.
 const MAX_SIZES: usize = 64 * 1024;
+
+/// Fetch tasks at the same time; whoever needs another waits, the most urgent first. Each is a few
+/// kilobytes, and those without work leave at once when half of the places are taken.
+const MAX_FETCHES: usize = 16 * 1024;
+
+/// How long cancelled fetches may take at shutdown: what they are writing is written.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Bytes that [`Engine::fetch`] keeps wanting ahead of what is in the store.
 const FETCH_WINDOW_LEN: u64 = 4 * MAX_RANGE_LEN;
@@ -42,7 +52,21 @@ pub struct Shared {
     pub(super) metrics: Arc<Metrics>,
     sizes: Mutex<LruCache<ContentHash, u64>>,
     fetches: DashMap<ContentHash, mpsc::Sender<Command>>,
+    /// A permit a fetch task.
+    places: Permits,
+    phase: watch::Sender<Phase>,
     warned: AtomicBool,
+}
+
+/// How far the engine is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It fetches what is wanted.
+    Open,
+    /// What is on its way may come; nothing more is asked for.
+    Draining,
+    /// Nothing is fetched any more.
+    Closed,
 }
 
 impl Shared {
@@ -72,27 +96,47 @@ impl Shared {
         Some(size)
     }
 
-    /// Sends a command to the fetch task of `hash`, starting one if there is none.
-    async fn command(self: &Arc<Self>, hash: ContentHash, mut command: Command) {
-        loop {
-            let task = self.task(hash);
+    /// Sends a command to the fetch task of `hash`, starting one if there is none. When the engine is
+    /// closing the command is dropped, and with it the sender of its reply.
+    async fn command(self: &Arc<Self>, hash: ContentHash, mut command: Command, priority: Priority) {
+        while *self.phase.borrow() == Phase::Open {
+            let task = match self.task(&hash) {
+                Some(task) => task,
+                None => self.start_task(hash, self.places.acquire(1, priority).await),
+            };
             match task.send(command).await {
                 Ok(()) => return,
                 Err(unsent) => {
                     command = unsent.0;
-                    self.fetches.remove_if(&hash, |_, sender| sender.is_closed());
+                    self.task_ended(&hash);
                 }
             }
         }
     }
 
-    fn task(self: &Arc<Self>, hash: ContentHash) -> mpsc::Sender<Command> {
+    /// The fetch task of `hash`, if there is one.
+    fn task(&self, hash: &ContentHash) -> Option<mpsc::Sender<Command>> {
+        self.fetches.get(hash).filter(|task| !task.is_closed()).map(|task| task.clone())
+    }
+
+    /// Starts the fetch task of `hash`, unless somebody else just did.
+    fn start_task(self: &Arc<Self>, hash: ContentHash, place: Permit) -> mpsc::Sender<Command> {
         let size = self.known_size(&hash);
-        let mut entry = self.fetches.entry(hash).or_insert_with(|| fetch::spawn(self.clone(), hash, size));
-        if entry.is_closed() {
-            *entry = fetch::spawn(self.clone(), hash, size);
+        let start = || fetch::spawn(self.clone(), hash, size, place, self.phase.subscribe());
+        match self.fetches.entry(hash) {
+            Entry::Occupied(mut entry) => {
+                if entry.get().is_closed() {
+                    entry.insert(start());
+                }
+                entry.get().clone()
+            }
+            Entry::Vacant(entry) => entry.insert(start()).clone(),
         }
-        entry.clone()
+    }
+
+    /// Whether fetch tasks without work had better leave: others need, or will need, their places.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.places.available() < MAX_FETCHES / 2
     }
 
     /// The fetch task of `hash` has ended.
@@ -110,7 +154,7 @@ impl Shared {
         unreadable: bool,
     ) -> Result<Filled, FetchError> {
         let (reply, answer) = oneshot::channel();
-        self.command(hash, Command::Want { destination, left, priority, unreadable, reply }).await;
+        self.command(hash, Command::Want { destination, left, priority, unreadable, reply }, priority).await;
         answer.await.unwrap_or(Err(FetchError::Cancelled))
     }
 
@@ -120,7 +164,12 @@ impl Shared {
         let groups = groups_of(size, range);
         if !groups.is_empty() {
             let command = Command::Prefetch { groups, reader: Arc::downgrade(reader) };
-            let _ = self.task(hash).try_send(command);
+            let start = || Some(self.start_task(hash, self.places.try_acquire(1)?));
+            if *self.phase.borrow() == Phase::Open
+                && let Some(task) = self.task(&hash).or_else(start)
+            {
+                let _ = task.try_send(command);
+            }
         }
     }
 }
@@ -132,19 +181,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine over `store` that fetches from `holders`. Must be used within a tokio runtime.
-    pub fn new(store: Store, holders: Arc<Holders>, metrics: Arc<Metrics>) -> Self {
+    /// An engine over `store` that fetches from `holders` into memory of `budget`. Must be used within
+    /// a tokio runtime.
+    pub fn new(store: Store, holders: Arc<Holders>, budget: BufferBudget, metrics: Arc<Metrics>) -> Self {
         let sizes = NonZeroUsize::new(MAX_SIZES).expect("the constant is not zero");
         let shared = Shared {
             store,
             holders,
-            budget: BufferBudget::new(metrics.clone()),
+            budget,
             recent: RecentSegments::new(),
             unwritten: Arc::new(Semaphore::new(fetch::MAX_UNWRITTEN)),
             transfers: TransferTable::new(Direction::Fetch, metrics.clone()),
             metrics,
             sizes: Mutex::new(LruCache::new(sizes)),
             fetches: DashMap::new(),
+            places: Permits::new(MAX_FETCHES),
+            phase: watch::Sender::new(Phase::Open),
             warned: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
@@ -159,6 +211,20 @@ impl Engine {
     /// told [`FetchError::Cancelled`]. False if there is none. A later read begins a new one.
     pub fn cancel(&self, id: TransferId) -> bool {
         self.shared.transfers.cancel(id)
+    }
+
+    /// Ends fetching: nothing new is asked for, what is on its way may still come for `drain`, the rest
+    /// is broken off. Whoever waits for what does not come, or wants something later, is told
+    /// [`FetchError::Cancelled`]; what is in memory or in the store can still be read.
+    pub async fn close(&self, drain: Duration) {
+        let phase = &self.shared.phase;
+        phase.send_replace(Phase::Draining);
+        // Each fetch task holds a receiver.
+        if timeout(drain, phase.closed()).await.is_err() {
+            tracing::info!("{} fetches did not end in time and are broken off", self.shared.fetches.len());
+            phase.send_replace(Phase::Closed);
+            let _ = timeout(CLOSE_DEADLINE, phase.closed()).await;
+        }
     }
 
     /// Fetches what is missing of a blob into the store and returns when it is complete there.
@@ -203,7 +269,7 @@ impl BlobSource for Engine {
                 return Ok(size);
             }
             let (reply, answer) = oneshot::channel();
-            self.shared.command(hash, Command::Size(reply)).await;
+            self.shared.command(hash, Command::Size(reply), Priority::Foreground).await;
             answer.await.unwrap_or(Err(FetchError::Cancelled))
         })
     }

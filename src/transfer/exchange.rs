@@ -146,7 +146,7 @@ impl Exchange<'_> {
         });
         let mut again = true;
         loop {
-            let mut lane = self.peer.lane(ask.lane).await?;
+            let mut lane = self.peer.lane(ask.lane, ask.priority).await?;
             let asked_at = Instant::now();
             let reply = async {
                 self.guard.progress.sent.store(true, Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl Exchange<'_> {
         for range in &ranges {
             for piece in segments(bytes_of(total_len, range)) {
                 let first = piece.start / GROUP_LEN;
-                let mut buffer = self.own(self.budget.buffer(piece.len() as usize)).await;
+                let mut buffer = self.own(self.budget.buffer(piece.len() as usize, ask.priority)).await;
                 let mut done = 0;
                 let filled = self.fill(lane, &proof, first, &mut buffer, &mut done).await;
                 self.metrics.fetched_bytes.add(done as u64);

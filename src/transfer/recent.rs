@@ -12,9 +12,9 @@ use super::buffers::SEGMENT_LEN;
 use crate::ids::ContentHash;
 use crate::verify::GROUP_LEN;
 
-/// Bytes of memory the segments may take, counted as the buffers they pin. Half of the budget: the
-/// rest stays free for what is in flight.
-pub(super) const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 2;
+/// Bytes of memory the segments may take, counted as the buffers they pin. A quarter of the budget;
+/// twice as much made reading no faster.
+pub(super) const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 4;
 
 /// Groups in one segment.
 pub const SEGMENT_GROUPS: u64 = SEGMENT_LEN as u64 / GROUP_LEN;
@@ -109,7 +109,7 @@ mod tests {
         let recent = RecentSegments::new();
         for i in 0..2 * (super::super::buffers::BUDGET_LEN as u64 / GROUP_LEN) {
             let len = if i % 3 == 0 { SEGMENT_LEN / 2 + 1 } else { 1 };
-            let bytes = budget.buffer(len).await.freeze();
+            let bytes = budget.buffer(len, crate::ids::Priority::Prefetch).await.freeze();
             recent.insert(ContentHash::of(&i.to_le_bytes()), 0, bytes);
             assert!(budget.available() >= super::super::buffers::BUDGET_LEN - RECENT_LEN, "after {i} parts");
         }

@@ -12,7 +12,7 @@ use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store};
-use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, ServeConfig, Server};
+use byhash::transfer::{BlobReader, BlobSource, BufferBudget, Engine, FetchError, Priority, ServeConfig, Server};
 use byhash::transport::memory::{MemoryDialer, MemoryNetwork};
 use byhash::transport::{BoxLane, Dialer, write_message};
 use byhash::wire::{GROUP_LEN, Message, Request};
@@ -53,6 +53,7 @@ pub struct TestNode {
     pub server: Arc<Server>,
     pub metrics: Arc<Metrics>,
     pub holders: Arc<Holders>,
+    pub budget: BufferBudget,
     stop: watch::Sender<bool>,
     _dir: tempfile::TempDir,
 }
@@ -77,8 +78,8 @@ impl TestNode {
         capacity: u64,
         dialer: Arc<dyn Dialer>,
     ) -> Self {
-        Self::with_server(network, number, peers, capacity, dialer, |store, metrics| {
-            Server::new(store, ServeConfig::default(), metrics)
+        Self::with_server(network, number, peers, capacity, dialer, |store, budget, metrics| {
+            Server::new(store, ServeConfig::default(), budget, metrics)
         })
     }
 
@@ -89,7 +90,7 @@ impl TestNode {
         peers: &[u8],
         capacity: u64,
         dialer: Arc<dyn Dialer>,
-        server: impl FnOnce(Store, Arc<Metrics>) -> Arc<Server>,
+        server: impl FnOnce(Store, BufferBudget, Arc<Metrics>) -> Arc<Server>,
     ) -> Self {
         let dir = scratch_dir();
         let (id, metrics) = (node_id(number), Arc::new(Metrics::default()));
@@ -97,11 +98,12 @@ impl TestNode {
         let store = Store::open(config, metrics.clone()).unwrap();
         let specs = peers.iter().map(|peer| MemoryNetwork::spec(node_id(*peer))).collect();
         let holders = Holders::new(specs, dialer, metrics.clone());
-        let engine = Engine::new(store.clone(), holders.clone(), metrics.clone());
+        let budget = BufferBudget::new(metrics.clone());
+        let engine = Engine::new(store.clone(), holders.clone(), budget.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(false);
-        let server = server(store.clone(), metrics.clone());
+        let server = server(store.clone(), budget.clone(), metrics.clone());
         tokio::spawn(server.clone().run(network.listen(id), stopped));
-        Self { id, store, engine, server, metrics, holders, stop, _dir: dir }
+        Self { id, store, engine, server, metrics, holders, budget, stop, _dir: dir }
     }
 
     /// The directory of its store.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rangemap::RangeSet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::candidates::Candidates;
@@ -16,9 +16,10 @@ use super::patience::Patience;
 use super::waiters::{Destination, Filled, Waiter, Waiters};
 use crate::holders::Finding;
 use crate::ids::{ContentHash, TransferId};
+use crate::permits::Permit;
 use crate::store::Blob;
 use crate::transfer::buffers::SEGMENT_LEN;
-use crate::transfer::engine::Shared;
+use crate::transfer::engine::{Phase, Shared};
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::status::TransferState;
 use crate::transfer::table::Transfer;
@@ -69,12 +70,21 @@ pub enum Command {
 }
 
 /// Starts the task for `hash`, whose size is `size` if it is proven already. The task ends by
-/// itself; a command that then cannot be sent wants a new one.
-pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc::Sender<Command> {
+/// itself; a command that then cannot be sent wants a new one. It keeps `place` and `phase` as long as
+/// it lives.
+pub fn spawn(
+    shared: Arc<Shared>,
+    hash: ContentHash,
+    size: Option<u64>,
+    place: Permit,
+    phase: watch::Receiver<Phase>,
+) -> mpsc::Sender<Command> {
     let (sender, commands) = mpsc::channel(MAX_COMMANDS);
     let (events_sender, events) = mpsc::channel(MAX_EVENTS);
     let actor = Actor {
         shared,
+        _place: place,
+        phase,
         hash,
         size,
         blob: None,
@@ -102,6 +112,8 @@ pub fn spawn(shared: Arc<Shared>, hash: ContentHash, size: Option<u64>) -> mpsc:
 
 pub(super) struct Actor {
     pub(super) shared: Arc<Shared>,
+    _place: Permit,
+    phase: watch::Receiver<Phase>,
     pub(super) hash: ContentHash,
     pub(super) size: Option<u64>,
     blob: Option<Arc<Blob>>,
@@ -153,13 +165,14 @@ impl Actor {
             self.note_state(idle);
             if !idle {
                 idle_since = now;
-            } else if self.drained {
+            } else if self.drained || self.is_closing() {
                 break;
             } else {
                 // Nobody here needs it: it may be evicted.
                 self.blob = None;
             }
-            let wake = if idle { idle_since + LINGER } else { self.next_wake(now) };
+            let linger = if self.shared.is_crowded() { Duration::ZERO } else { LINGER };
+            let wake = if idle { idle_since + linger } else { self.next_wake(now) };
             tokio::select! {
                 command = self.commands.recv(), if !self.drained => match command {
                     Some(command) => self.command(command),
@@ -168,8 +181,9 @@ impl Actor {
                 Some(event) = self.events.recv() => self.event(event),
                 finding = next_finding(&mut self.survey) => self.finding(finding),
                 () = cancelled(self.transfer.as_deref()) => self.cancel(),
+                Ok(()) = self.phase.changed() => self.note_phase(),
                 () = sleep_until(wake) => {
-                    if idle && idle_since.elapsed() >= LINGER {
+                    if idle && idle_since.elapsed() >= linger {
                         // Commands sent before this are still carried out.
                         self.commands.close();
                         self.shared.task_ended(&self.hash);
@@ -210,6 +224,32 @@ impl Actor {
         self.fail_all(&FetchError::Cancelled);
         self.readers.clear();
         for (_, flight) in self.flights.drain() {
+            self.candidates.note_end(flight.peer_index, None, &flight.left);
+        }
+    }
+
+    /// Whether nothing new may be asked for.
+    pub(super) fn is_closing(&self) -> bool {
+        *self.phase.borrow() != Phase::Open
+    }
+
+    /// The engine is closing: what has not been asked for yet never is.
+    fn note_phase(&mut self) {
+        let phase = *self.phase.borrow_and_update();
+        match phase {
+            Phase::Open => {}
+            Phase::Draining => {
+                self.readers.clear();
+                self.recall(|_| true);
+            }
+            Phase::Closed => self.cancel(),
+        }
+    }
+
+    /// Takes back those of the exchanges that nobody has been asked for yet.
+    pub(super) fn recall(&mut self, which: impl Fn(&Flight) -> bool) {
+        let unsent = |flight: &Flight| !flight.progress.sent.load(Ordering::Relaxed);
+        for (_, flight) in self.flights.extract_if(|_, flight| unsent(flight) && which(flight)) {
             self.candidates.note_end(flight.peer_index, None, &flight.left);
         }
     }

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use super::actor::group_total;
 use super::waiters::slice_of_groups;
 use crate::holders::Peer;
-use crate::ids::{ContentHash, PeerId};
+use crate::ids::{ContentHash, PeerId, Priority};
 use crate::transfer::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
 use crate::transfer::recent::RECENT_LEN;
+use crate::transfer::serve::SERVING_LEN;
 use crate::transfer::table::{Progress, Transfer};
 use crate::verify::{GROUP_LEN, Proof, group_count, groups_from};
 
@@ -28,8 +29,9 @@ const WRITE_LEN: usize = 4 * SEGMENT_LEN;
 /// budget might lie with exchanges that wait for more of it.
 pub(in crate::transfer) const MAX_UNWRITTEN: usize = BUDGET_LEN / 4 / SEGMENT_LEN;
 
-// What is remembered, what lies unwritten, and then at least as much again for what moves.
-const _: () = assert!(RECENT_LEN + 2 * MAX_UNWRITTEN * SEGMENT_LEN <= BUDGET_LEN);
+// What is remembered, what is being served, what lies unwritten, and then at least as much again for
+// what moves.
+const _: () = assert!(RECENT_LEN + SERVING_LEN + 2 * MAX_UNWRITTEN * SEGMENT_LEN <= BUDGET_LEN);
 
 /// Writes of one exchange under way at the same time: one to be filled while one is written.
 const MAX_WRITES: usize = 2;
@@ -77,6 +79,7 @@ pub(super) struct Flight {
     pub launched: Instant,
     /// Another holder has been asked for what is left of it.
     pub doubled: bool,
+    pub priority: Priority,
     pub task: AbortHandle,
 }
 
@@ -118,7 +121,7 @@ pub(super) fn launch(
     let outstanding = (ask.groups.end - ask.groups.start) * GROUP_LEN;
     peer.add_outstanding(outstanding);
     shared.metrics.exchanges_started.inc();
-    let left = rangemap::RangeSet::from_iter([ask.groups.clone()]);
+    let (left, priority) = (rangemap::RangeSet::from_iter([ask.groups.clone()]), ask.priority);
     let (task_shared, task_peer) = (shared.clone(), peer.clone());
     let task = tokio::spawn(async move {
         let shared = task_shared;
@@ -157,6 +160,7 @@ pub(super) fn launch(
         received: 0,
         launched: Instant::now(),
         doubled: false,
+        priority,
         task,
     }
 }

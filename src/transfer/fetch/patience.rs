@@ -122,6 +122,9 @@ impl Actor {
 
     /// Starts a survey when one is due, and gives up for those whom nobody can help.
     pub(super) fn settle(&mut self, now: Instant) {
+        if self.is_closing() {
+            return self.give_up_what_is_not_coming();
+        }
         if self.has_demand() && now - self.patience.moved_at >= PROGRESS_DEADLINE {
             self.fail_all(&FetchError::TimedOut);
         }
@@ -204,6 +207,19 @@ impl Actor {
             }
         }
         hopeless
+    }
+
+    /// Tells those who want what is neither on its way nor being written that it will not come.
+    fn give_up_what_is_not_coming(&mut self) {
+        let mut coming = self.landing.clone();
+        self.flights.values().for_each(|flight| coming.extend(flight.left.iter().cloned()));
+        if self.flights.is_empty() {
+            for waiter in self.sizes_wanted.drain(..) {
+                let _ = waiter.reply.send(Err(FetchError::Cancelled));
+            }
+        }
+        let error = FetchError::Cancelled;
+        self.waiters.fail_if(&error, |waiter| waiter.left.iter().any(|groups| coming.gaps(groups).next().is_some()));
     }
 
     /// Tells all that it cannot be done.

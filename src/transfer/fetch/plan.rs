@@ -7,7 +7,7 @@ use rangemap::RangeSet;
 use tokio::time::Instant;
 
 use super::actor::{Actor, group_total};
-use super::flight::launch;
+use super::flight::{Flight, launch};
 use crate::holders::{LaneKind, Peer};
 use crate::transfer::Priority;
 use crate::transfer::buffers::SEGMENT_LEN;
@@ -53,7 +53,8 @@ const _: () = assert!(FIRST_LEN.is_multiple_of(GROUP_LEN) && PIECE_LEN.is_multip
 impl Actor {
     /// Gives what is wanted and not under way to holders, as far as they can take it.
     pub(super) fn plan(&mut self, now: Instant) {
-        let Some(transfer) = self.transfer.clone() else { return };
+        let Some(transfer) = self.transfer.clone().filter(|_| !self.is_closing()) else { return };
+        self.recall_overtaken();
         let mut passed = 0;
         let mut moving = self.flights.values().filter(|flight| !flight.stalled).count();
         let mut covered = self.landing.clone();
@@ -91,6 +92,19 @@ impl Actor {
             covered.insert(ask.groups.clone());
             moving += 1;
             self.launch(&transfer, index, peer, ask);
+        }
+    }
+
+    /// Takes back exchanges that still wait for a lane and of which somebody more urgent wants a part:
+    /// it is asked for anew, at the front.
+    fn recall_overtaken(&mut self) {
+        let urgent: RangeSet<u64> = (self.waiters.iter())
+            .take_while(|waiter| waiter.priority == Priority::Foreground)
+            .flat_map(|waiter| waiter.left.iter().cloned())
+            .collect();
+        let overlaps = |flight: &Flight| flight.left.iter().any(|groups| urgent.overlaps(groups));
+        if !urgent.is_empty() {
+            self.recall(|flight| flight.priority > Priority::Foreground && overlaps(flight));
         }
     }
 

@@ -3,19 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::sending::Sent;
 use super::turns::Turn;
 use super::{SEND_DEADLINE, ServeError, Server, send};
-use crate::ids::BlobRange;
+use crate::ids::{BlobRange, Priority};
 use crate::store::{Blob, StoreError};
 use crate::transfer::TransferState;
+use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::exchange::segments;
 use crate::transport::BoxLane;
-use crate::verify::{bytes_of, group_count, groups_of, with_last_group};
+use crate::verify::{GROUP_LEN, bytes_of, group_count, groups_of, with_last_group};
 use crate::wire::{Found, Have, HaveAnswer, HaveReply, MAX_HAVE_RANGES, Message, NotFound, Request, encode};
 
 impl Server {
@@ -46,35 +46,46 @@ impl Server {
         if !self.may_have(&lane.peer(), &request.hash) {
             return self.not_found(lane, &request).await;
         }
+        // As urgent as a read here, but of a bounded number: neither side starves the other.
+        // The last group, which proves the size, may come on top.
+        let len = (request.len + GROUP_LEN).min(SEGMENT_LEN as u64) as usize;
+        let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
         let (store, asked) = (self.store.clone(), request.clone());
-        let prepared = tokio::task::spawn_blocking(move || prepare(store.blob(&asked.hash), &asked));
-        let prepared = prepared.await.map_err(|error| ServeError::Store(error.to_string()))??;
-        let Some(reply) = prepared else { return self.not_found(lane, &request).await };
+        let prepared = tokio::task::spawn_blocking(move || {
+            let reply = prepare(store.blob(&asked.hash), &asked, &mut buffer);
+            (buffer, reply)
+        });
+        let (mut buffer, reply) = prepared.await.map_err(|error| ServeError::Store(error.to_string()))?;
+        let Some(reply) = reply? else { return self.not_found(lane, &request).await };
         sent.note_size(reply.blob.size());
         let found = Message::Found(Found { transfer_id: request.transfer_id, total_len: reply.blob.size() });
         let mut head = encode(&found);
         head.extend_from_slice(&reply.proof);
-        let turn = self.turn(lane, &request, sent, head.len() + reply.first.len()).await?;
+        let turn = self.turn(lane, &request, sent, head.len() + reply.first).await?;
         let write = async {
             lane.write_all(&head).await?;
-            lane.write_all(&reply.first).await
+            lane.write_all(&buffer[..reply.first]).await
         };
         in_time(turn.spend(write)).await?;
-        self.note_sent(sent, head.len() + reply.first.len(), reply.first.len());
-        let mut buffer = Vec::new();
+        self.note_sent(sent, head.len() + reply.first, reply.first);
+        drop(head);
         for piece in reply.rest {
-            buffer.resize(piece.len() as usize, 0);
-            let mut turn = self.turn(lane, &request, sent, buffer.len()).await?;
-            if !reply.blob.read_at_once(piece.start, &mut buffer) {
+            let len = piece.len() as usize;
+            let mut turn = self.turn(lane, &request, sent, len).await?;
+            if !reply.blob.read_at_once(piece.start, &mut buffer[..len]) {
                 drop(turn);
                 let blob = reply.blob.clone();
-                let read = tokio::task::spawn_blocking(move || blob.read(piece)).await;
-                let read = read.map_err(|error| ServeError::Store(error.to_string()))?;
-                buffer.copy_from_slice(&read.map_err(|error| ServeError::Store(error.to_string()))?);
+                let read = tokio::task::spawn_blocking(move || {
+                    let read = blob.read_into(piece.start, &mut buffer[..len]);
+                    (buffer, read)
+                });
+                let (filled, read) = read.await.map_err(|error| ServeError::Store(error.to_string()))?;
+                read.map_err(|error| ServeError::Store(error.to_string()))?;
+                buffer = filled;
                 turn = self.turn(lane, &request, sent, 0).await?;
             }
-            in_time(turn.spend(lane.write_all(&buffer))).await?;
-            self.note_sent(sent, buffer.len(), buffer.len());
+            in_time(turn.spend(lane.write_all(&buffer[..len]))).await?;
+            self.note_sent(sent, len, len);
         }
         timeout(SEND_DEADLINE, lane.flush())
             .await
@@ -118,16 +129,22 @@ async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(),
     written.map_err(|error| ServeError::Lane(error.into()))
 }
 
-/// A reply whose first bytes were read and found right.
+/// A reply whose first bytes were read, and found right.
 struct Reply {
     blob: Arc<Blob>,
     proof: Vec<u8>,
-    first: Bytes,
+    /// Bytes of content read already.
+    first: usize,
     rest: Vec<BlobRange>,
 }
 
-/// Reads what a reply begins with. `None`: this node has not got it, or not in good order.
-fn prepare(blob: Result<Option<Arc<Blob>>, StoreError>, request: &Request) -> Result<Option<Reply>, ServeError> {
+/// Reads what a reply begins with, the first of its content into `buffer`, which has room for as much
+/// as was asked for and another group, up to a segment. `None`: this node has not got it, or not in good order.
+fn prepare(
+    blob: Result<Option<Arc<Blob>>, StoreError>,
+    request: &Request,
+    buffer: &mut [u8],
+) -> Result<Option<Reply>, ServeError> {
     let Ok(Some(blob)) = blob else { return Ok(None) };
     let size = blob.size();
     if request.start >= size.max(1) {
@@ -141,8 +158,9 @@ fn prepare(blob: Result<Option<Arc<Blob>>, StoreError>, request: &Request) -> Re
     }
     let mut pieces: Vec<BlobRange> = ranges.iter().flat_map(|groups| segments(bytes_of(size, groups))).collect();
     let first = pieces.remove(0);
-    match (blob.read_proof(&ranges), blob.read(first)) {
-        (Ok(proof), Ok(first)) => Ok(Some(Reply { blob, proof, first, rest: pieces })),
+    let len = first.len() as usize;
+    match (blob.read_proof(&ranges), blob.read_into(first.start, &mut buffer[..len])) {
+        (Ok(proof), Ok(())) => Ok(Some(Reply { blob, proof, first: len, rest: pieces })),
         (Err(error), _) | (_, Err(error)) => {
             tracing::warn!(hash = %request.hash, "not served: {error}");
             Ok(None)

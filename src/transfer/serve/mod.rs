@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use self::sending::Sending;
 use self::turns::Turns;
 use super::TransferStatus;
+use super::buffers::{BufferBudget, SEGMENT_LEN};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -31,8 +32,11 @@ const MAX_LANES: usize = 1024;
 /// Lanes of one peer.
 const MAX_LANES_PER_PEER: usize = 64;
 
-/// Requests answered at the same time; two segments of memory each.
+/// Requests answered at the same time; a segment of memory each.
 const MAX_SERVING: usize = 64;
+
+/// Bytes of the buffer budget that serving may take.
+pub(super) const SERVING_LEN: usize = MAX_SERVING * SEGMENT_LEN;
 
 /// Requests of one peer answered at the same time. Twice the lanes that a node of ours uses, and
 /// a quarter of all: no peer that takes its time keeps the others from being served.
@@ -53,6 +57,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// The serving side of a node.
 pub struct Server {
     store: Store,
+    budget: BufferBudget,
     metrics: Arc<Metrics>,
     serving: Semaphore,
     lanes: DashMap<PeerId, usize>,
@@ -73,9 +78,9 @@ pub struct ServeConfig {
 }
 
 impl Server {
-    /// A server of what `store` holds, for all who are let in.
-    pub fn new(store: Store, config: ServeConfig, metrics: Arc<Metrics>) -> Arc<Self> {
-        Self::with_policy(store, config, metrics, None)
+    /// A server of what `store` holds, with memory of `budget`, for all who are let in.
+    pub fn new(store: Store, config: ServeConfig, budget: BufferBudget, metrics: Arc<Metrics>) -> Arc<Self> {
+        Self::with_policy(store, config, budget, metrics, None)
     }
 
     /// The same that asks `policy` who may have what; a peer that may not have a blob is told that it
@@ -83,11 +88,13 @@ impl Server {
     pub fn with_policy(
         store: Store,
         config: ServeConfig,
+        budget: BufferBudget,
         metrics: Arc<Metrics>,
         policy: Option<Arc<ServePolicy>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
+            budget,
             serving: Semaphore::new(MAX_SERVING),
             lanes: DashMap::new(),
             serving_of: DashMap::new(),
