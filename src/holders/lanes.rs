@@ -65,11 +65,7 @@ impl LanePool {
     where
         F: Future<Output = Result<BoxLane, TransportError>>,
     {
-        let slots = match kind {
-            LaneKind::Bulk => &self.bulk,
-            LaneKind::Small => &self.small,
-        };
-        let permit = slots.acquire(1, priority).await;
+        let permit = self.slots(kind).acquire(1, priority).await;
         let lane = match self.take_idle() {
             Some(lane) => lane,
             None => dial.await?,
@@ -111,6 +107,18 @@ impl LanePool {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Whether a lane of this kind is to be had at once.
+    pub(super) fn has_free(&self, kind: LaneKind) -> bool {
+        self.slots(kind).available() > 0
+    }
+
+    fn slots(&self, kind: LaneKind) -> &Permits {
+        match kind {
+            LaneKind::Bulk => &self.bulk,
+            LaneKind::Small => &self.small,
         }
     }
 

@@ -72,6 +72,8 @@ pub struct PeerSnapshot {
     pub last_error: Option<String>,
     /// Lanes open.
     pub lanes: usize,
+    /// Lanes that something is under way on.
+    pub lanes_in_use: usize,
     /// Verified content bytes it sent.
     pub fetched_bytes: u64,
     /// Smoothed time to the first byte of an answer.
@@ -154,6 +156,11 @@ impl Peer {
             self.note_wrong_bytes();
         }
         Ok(lane)
+    }
+
+    /// Whether a lane of this kind is to be had without waiting for others.
+    pub fn has_free_lane(&self, kind: LaneKind) -> bool {
+        self.pool.has_free(kind)
     }
 
     /// Whether it may be tried now.
@@ -335,6 +342,7 @@ impl Peer {
             state,
             last_error: standing.last_error.clone(),
             lanes: idle + in_use,
+            lanes_in_use: in_use,
             fetched_bytes: self.fetched.load(Ordering::Relaxed),
             round_trip: standing.round_trip.map(Duration::from_secs_f64),
             wrong_replies: standing.strikes,

@@ -83,7 +83,9 @@ metrics! {
     lanes_open, "1", "Lanes open now, both directions (gauge).";
     transfers_pending, "1", "Exchanges in flight on the requester's side (gauge).";
     serving_pending, "1", "Exchanges in flight on the holder's side (gauge).";
+    fetch_tasks, "1", "Tasks that fetch a blob, or did so a moment ago (gauge).";
     budget_used_bytes, "bytes", "Bytes of the transfer buffer budget in use (gauge).";
+    recent_bytes, "bytes", "Bytes of it that keep the segments verified last (gauge).";
     store_bytes, "bytes", "Bytes of content and outboards on disk (gauge).";
     store_blobs, "1", "Blobs held, partial ones included (gauge).";
     store_unflushed_blobs, "1", "Blobs with writes that are not yet durable (gauge).";

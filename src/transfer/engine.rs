@@ -189,7 +189,7 @@ impl Engine {
             store,
             holders,
             budget,
-            recent: RecentSegments::new(),
+            recent: RecentSegments::new(metrics.clone()),
             unwritten: Arc::new(Semaphore::new(fetch::MAX_UNWRITTEN)),
             transfers: TransferTable::new(Direction::Fetch, metrics.clone()),
             metrics,

@@ -4,12 +4,15 @@
 //! second verification. When the cache cannot take a blob (full, failing), this is also what keeps
 //! read-ahead useful.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::buffers::SEGMENT_LEN;
 use crate::ids::ContentHash;
+use crate::metrics::Metrics;
 use crate::verify::GROUP_LEN;
 
 /// Bytes of memory the segments may take, counted as the buffers they pin. A quarter of the budget;
@@ -22,6 +25,7 @@ pub const SEGMENT_GROUPS: u64 = SEGMENT_LEN as u64 / GROUP_LEN;
 /// A cache of verified bytes, by blob and segment number, the least recently used given up first.
 pub struct RecentSegments {
     inner: Mutex<Inner>,
+    metrics: Arc<Metrics>,
 }
 
 struct Inner {
@@ -42,8 +46,8 @@ fn pinned_len(bytes: &Bytes) -> usize {
 
 impl RecentSegments {
     /// An empty cache.
-    pub fn new() -> Self {
-        Self { inner: Mutex::new(Inner { segments: LruCache::unbounded(), pinned: 0 }) }
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { inner: Mutex::new(Inner { segments: LruCache::unbounded(), pinned: 0 }), metrics }
     }
 
     /// Remembers `bytes`, verified, which begin at group `first` and do not cross a segment's end.
@@ -54,6 +58,7 @@ impl RecentSegments {
         if inner.segments.get(&key).is_some_and(|old| old.bytes.len() > bytes.len()) {
             return;
         }
+        let before = inner.pinned;
         inner.pinned += pinned_len(&bytes);
         if let Some(old) = inner.segments.put(key, Part { first, bytes }) {
             inner.pinned -= pinned_len(&old.bytes);
@@ -62,6 +67,8 @@ impl RecentSegments {
             let Some((_, old)) = inner.segments.pop_lru() else { break };
             inner.pinned -= pinned_len(&old.bytes);
         }
+        self.metrics.recent_bytes.add(inner.pinned as u64);
+        self.metrics.recent_bytes.sub(before as u64);
     }
 
     /// The remembered bytes of the segment with `group`: the first group and the bytes. `None`
@@ -80,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_group_is_found_where_it_was_put_and_only_there() {
-        let recent = RecentSegments::new();
+        let recent = RecentSegments::new(Arc::default());
         let hash = ContentHash::of(b"a");
         recent.insert(hash, 18, Bytes::from(vec![7; 2 * GROUP_LEN as usize]));
         assert!(recent.get(&hash, 17).is_none());
@@ -92,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_stays_within_its_bound() {
-        let recent = RecentSegments::new();
+        let recent = RecentSegments::new(Arc::default());
         let hash = ContentHash::of(b"a");
         let count = (2 * RECENT_LEN / SEGMENT_LEN) as u64;
         for i in 0..count {
@@ -106,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn parts_of_any_length_leave_most_of_the_budget_to_others() {
         let budget = super::super::buffers::BufferBudget::new(Default::default());
-        let recent = RecentSegments::new();
+        let recent = RecentSegments::new(Arc::default());
         for i in 0..2 * (super::super::buffers::BUDGET_LEN as u64 / GROUP_LEN) {
             let len = if i % 3 == 0 { SEGMENT_LEN / 2 + 1 } else { 1 };
             let bytes = budget.buffer(len, crate::ids::Priority::Prefetch).await.freeze();

@@ -81,6 +81,7 @@ pub fn spawn(
 ) -> mpsc::Sender<Command> {
     let (sender, commands) = mpsc::channel(MAX_COMMANDS);
     let (events_sender, events) = mpsc::channel(MAX_EVENTS);
+    shared.metrics.fetch_tasks.inc();
     let actor = Actor {
         shared,
         _place: place,
@@ -141,6 +142,12 @@ pub(super) struct Actor {
     pub(super) candidates: Candidates,
     pub(super) survey: Option<mpsc::Receiver<Finding>>,
     pub(super) patience: Patience,
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.shared.metrics.fetch_tasks.sub(1);
+    }
 }
 
 /// One who waits for the size.

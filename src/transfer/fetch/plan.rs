@@ -86,8 +86,7 @@ impl Actor {
             if !hedged.is_empty() {
                 self.shared.metrics.exchanges_hedged.inc();
             }
-            let small = priority == Priority::Foreground && (groups.end - groups.start) * GROUP_LEN <= SMALL_LEN;
-            let lane = if small { LaneKind::Small } else { LaneKind::Bulk };
+            let (lane, groups) = lane_for(&peer, groups, priority);
             let ask = Ask { hash: self.hash, groups, size: self.size, lane, priority };
             covered.insert(ask.groups.clone());
             moving += 1;
@@ -182,4 +181,14 @@ impl Actor {
         let free = covered.gaps(&(piece.start..end)).next().map_or(end, |gap| gap.end);
         piece.start..free.max(piece.start + 1)
     }
+}
+
+/// The kind of lane for an exchange, and its groups: of what is urgent, no more than a lane kept free of
+/// bulk takes, if all others are in use.
+fn lane_for(peer: &Peer, groups: Range<u64>, priority: Priority) -> (LaneKind, Range<u64>) {
+    let most = groups.start + SMALL_LEN / GROUP_LEN;
+    if priority > Priority::Foreground || groups.end > most && peer.has_free_lane(LaneKind::Bulk) {
+        return (LaneKind::Bulk, groups);
+    }
+    (LaneKind::Small, groups.start..groups.end.min(most))
 }
