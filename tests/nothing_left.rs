@@ -163,6 +163,26 @@ async fn after_the_requester_shut_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_lane_at_shutdown_is_not_asked_for() {
+    let pair = Pair::new();
+    let start = |seed| {
+        let (hash, engine) = (pair.holder.hold(&content(seed, LEN)), pair.node.engine.clone());
+        tokio::spawn(async move { engine.fetch(hash, |_, _| {}).await })
+    };
+    let fetches: Vec<_> = (10..18).map(start).collect();
+    sleep(Duration::from_millis(500)).await;
+    let start = Instant::now();
+    pair.node.engine.close(Duration::from_secs(10)).await;
+    // Four lanes with 4 MiB each at most, at 10 MB/s.
+    assert!(start.elapsed() < Duration::from_millis(1800), "{:?}", start.elapsed());
+    for fetch in fetches {
+        assert_eq!(fetch.await.unwrap(), Err(FetchError::Cancelled));
+    }
+    assert_eq!(pair.node.metrics.exchanges_failed.get(), 0);
+    pair.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_the_requester_shut_down_while_its_holder_is_silent() {
     let pair = Pair::new();
     let fetch = pair.start().await;

@@ -1,6 +1,7 @@
 //! What the tests of the engine share: nodes on a network in memory, and holders that misbehave.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod breaking;
 pub mod hostile;
 pub mod slow;
 
