@@ -105,14 +105,14 @@ async fn with_a_bad_holder_alone_a_reader_gets_an_error_and_never_wrong_bytes() 
         let hash = ContentHash::of(&bytes);
         // A bad holder that keeps moving is given up after 30 s without a verified byte.
         let limit = Duration::from_secs(32);
-        let read = tokio::time::timeout(limit, node.read(hash, 128 * 1024)).await;
+        let read = node.read_each_within(hash, 128 * 1024, limit).await;
         match (vice, read) {
-            (_, Ok(Ok(read))) => assert!(read == bytes, "{vice:?}: wrong bytes came through"),
-            (Vice::FlipsByte(_) | Vice::ClaimsLess(_), Ok(Err(error))) => {
+            (_, Some(Ok(read))) => assert!(read == bytes, "{vice:?}: wrong bytes came through"),
+            (Vice::FlipsByte(_) | Vice::ClaimsLess(_), Some(Err(error))) => {
                 assert_eq!(error, FetchError::WrongBytes, "{vice:?}");
             }
             // It claims more than it sends: the reader waits for the rest, or the proof is wrong.
-            (Vice::ClaimsMore(_), Ok(Err(error))) => {
+            (Vice::ClaimsMore(_), Some(Err(error))) => {
                 assert!(matches!(error, FetchError::WrongBytes | FetchError::TimedOut), "{vice:?}: {error:?}");
             }
             (
@@ -121,13 +121,13 @@ async fn with_a_bad_holder_alone_a_reader_gets_an_error_and_never_wrong_bytes() 
                 | Vice::SilentToQuestions
                 | Vice::Trickles
                 | Vice::AlwaysBusy,
-                Ok(Err(error)),
+                Some(Err(error)),
             ) => {
                 assert_eq!(error, FetchError::TimedOut, "{vice:?}");
             }
-            (Vice::ChangesItsMind, Ok(Err(error))) => assert_eq!(error, FetchError::NotFound),
-            (_, Ok(Err(_))) => {}
-            (_, Err(_)) => panic!("{vice:?}: no answer within {limit:?}"),
+            (Vice::ChangesItsMind, Some(Err(error))) => assert_eq!(error, FetchError::NotFound),
+            (_, Some(Err(_))) => {}
+            (_, None) => panic!("{vice:?}: no answer within {limit:?}"),
         }
         node.assert_at_rest().await;
     }

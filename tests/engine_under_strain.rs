@@ -127,6 +127,27 @@ async fn what_came_before_a_lane_broke_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lanes_that_keep_breaking_are_opened_again_as_long_as_something_comes() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = behind(Link::new(Duration::from_millis(5), 200_000), &network, 2, &[1]);
+    let bytes = content(12, 2 * MIB);
+    let hash = holder.hold(&bytes);
+    let reader = node.open(hash).await.unwrap();
+    let cuts = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            network.cut(node_id(1));
+        }
+    });
+    // One read that takes 10 s: far more breaks than a holder is forgiven that sends nothing.
+    let read = reader.read(BlobRange::new(0, bytes.len() as u64), Priority::Foreground).await;
+    assert!(read.expect("the holder is there all the time") == bytes);
+    cuts.abort();
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn names_are_found_while_a_slow_link_is_full() {
     let network = MemoryNetwork::new();
     let holders: Vec<_> = (1..4).map(|number| TestNode::start(&network, number, &[])).collect();

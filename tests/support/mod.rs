@@ -7,6 +7,7 @@ pub mod slow;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use byhash::holders::Holders;
 use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
@@ -20,6 +21,7 @@ use byhash::transport::memory::{MemoryDialer, MemoryNetwork};
 use byhash::transport::{BoxLane, Dialer, write_message};
 use byhash::wire::{GROUP_LEN, Message, Request};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Bytes that no compressor or accident makes: the output of BLAKE3 for `seed`.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
@@ -129,14 +131,30 @@ impl TestNode {
 
     /// Reads a whole blob in pieces of `step` bytes.
     pub async fn read(&self, hash: ContentHash, step: u64) -> Result<Vec<u8>, FetchError> {
-        let reader = self.open(hash).await?;
+        self.read_each_within(hash, step, Duration::MAX).await.expect("there is no limit")
+    }
+
+    /// The same; `None` if the size or one of the pieces takes longer than `limit`.
+    pub async fn read_each_within(
+        &self,
+        hash: ContentHash,
+        step: u64,
+        limit: Duration,
+    ) -> Option<Result<Vec<u8>, FetchError>> {
+        let reader = match timeout(limit, self.open(hash)).await.ok()? {
+            Ok(reader) => reader,
+            Err(error) => return Some(Err(error)),
+        };
         let mut bytes = Vec::new();
         while (bytes.len() as u64) < reader.size() {
             let at = bytes.len() as u64;
             let range = BlobRange::new(at, at + step);
-            bytes.extend_from_slice(&reader.read(range, Priority::Foreground).await?);
+            match timeout(limit, reader.read(range, Priority::Foreground)).await.ok()? {
+                Ok(piece) => bytes.extend_from_slice(&piece),
+                Err(error) => return Some(Err(error)),
+            }
         }
-        Ok(bytes)
+        Some(Ok(bytes))
     }
 
     /// Waits until nothing is under way any more, and checks that nothing was left behind: no entry in a
@@ -146,7 +164,7 @@ impl TestNode {
             if self.left_behind().is_empty() {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("left behind by node {}: {}", self.id.short(), self.left_behind().join("; "));
     }

@@ -339,7 +339,7 @@ impl Actor {
             Event::Segment { flight: number, first, bytes } => {
                 let groups = groups_from(first, bytes.len());
                 self.note_waste(&groups);
-                self.waiters.deliver(first, &bytes);
+                self.waiters.deliver(first, &bytes, self.patience.surveys_begun);
                 self.ahead.remove(groups.clone());
                 self.landing.insert(groups.clone());
                 if let Some(flight) = self.flights.get_mut(&number) {

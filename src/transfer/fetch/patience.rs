@@ -22,7 +22,7 @@ const STALL_ROUND_TRIPS: u32 = 4;
 /// How long an exchange may wait for its lane before it counts as stalled.
 const LANE_STALL: Duration = Duration::from_secs(1);
 
-/// Surveys for one want: the first, and some more in case a lost holder comes back.
+/// Surveys for one want without a byte of it: the first, and some more in case a lost holder comes back.
 const MAX_SURVEYS: u32 = 4;
 
 /// How often, while something is fetched, those are asked who have not said that they have it: a
@@ -45,7 +45,7 @@ pub(super) struct Patience {
     moved_at: Instant,
     /// Surveys since then.
     surveys: u32,
-    /// Surveys in all.
+    /// Surveys in all that were begun because no holder was left for something.
     pub surveys_begun: u64,
     /// When somebody was asked last.
     asked_at: Instant,
@@ -80,7 +80,10 @@ impl Actor {
             let received = progress.received.load(Relaxed);
             if received != flight.received {
                 flight.received = received;
-                self.patience.moved_at = now;
+                // Before the size is proven all of it may have to come again, and again.
+                if self.size.is_some() {
+                    self.patience.moved_at = now;
+                }
             }
             if seen != flight.seen || progress.held_up.load(Relaxed) {
                 flight.seen = seen;
@@ -134,15 +137,15 @@ impl Actor {
         if self.patience.survey_after.is_some_and(|after| now < after) {
             return;
         }
-        if self.patience.survey_after.take().is_some() {
-            return self.ask_around();
-        }
+        let has_paused = self.patience.survey_after.take().is_some();
         let hopeless = self.give_up();
         let stuck = self.has_demand() && self.flights.values().all(|flight| flight.stalled);
         if hopeless || stuck && self.patience.surveys < MAX_SURVEYS {
-            match self.patience.surveys {
-                0 => self.ask_around(),
-                _ => self.patience.survey_after = Some(now + SURVEY_PAUSE),
+            if has_paused || self.patience.surveys == 0 {
+                self.patience.surveys_begun += u64::from(hopeless);
+                self.ask_around();
+            } else {
+                self.patience.survey_after = Some(now + SURVEY_PAUSE);
             }
         } else if !self.flights.is_empty() && now - self.patience.asked_at >= NEWS_PERIOD {
             self.ask_for_news();
@@ -151,7 +154,6 @@ impl Actor {
 
     fn ask_around(&mut self) {
         self.patience.surveys += 1;
-        self.patience.surveys_begun += 1;
         self.candidates.forget_verdicts();
         self.shared.holders.forget_parts(&self.hash);
         self.ask_for_news();

@@ -81,7 +81,7 @@ pub(super) struct Waiter {
     /// The groups that have not come yet.
     pub left: RangeSet<u64>,
     pub priority: Priority,
-    /// How many surveys had been begun when it came.
+    /// How many surveys had been begun when it came, or last got a part of what it waits for.
     pub born: u64,
     pub reply: oneshot::Sender<Result<Filled, FetchError>>,
 }
@@ -118,14 +118,15 @@ impl Waiters {
         self.waiting.retain(|waiter| !waiter.reply.is_closed());
     }
 
-    /// Verified `content`, which begins at group `first`, has come.
-    pub fn deliver(&mut self, first: u64, content: &Bytes) {
+    /// Verified `content`, which begins at group `first`, has come, after so many `surveys` were begun.
+    pub fn deliver(&mut self, first: u64, content: &Bytes, surveys: u64) {
         let groups = groups_from(first, content.len());
         self.settle(|waiter| {
-            let Some(destination) = &mut waiter.destination else { return false };
             if !waiter.left.overlaps(&groups) {
                 return false;
             }
+            waiter.born = surveys;
+            let Some(destination) = &mut waiter.destination else { return false };
             // Groups that were there before are the same bytes again.
             destination.take_from(first * GROUP_LEN, content);
             waiter.left.remove(groups.clone());
@@ -190,10 +191,10 @@ mod tests {
         let mut waiters = Waiters::default();
         let (first, mut answer) = waiter(BlobRange::new(100, 2 * GROUP_LEN + 5), 0..3, Priority::Foreground);
         waiters.push(first);
-        waiters.deliver(2, &Bytes::from(vec![3; 5]));
-        waiters.deliver(0, &Bytes::from(vec![1; GROUP_LEN as usize]));
+        waiters.deliver(2, &Bytes::from(vec![3; 5]), 0);
+        waiters.deliver(0, &Bytes::from(vec![1; GROUP_LEN as usize]), 0);
         assert!(answer.try_recv().is_err());
-        waiters.deliver(1, &Bytes::from(vec![2; GROUP_LEN as usize]));
+        waiters.deliver(1, &Bytes::from(vec![2; GROUP_LEN as usize]), 0);
         let filled = answer.try_recv().unwrap().unwrap();
         let bytes = filled.destination.unwrap().into_bytes();
         assert!(filled.left.is_empty());
@@ -208,7 +209,7 @@ mod tests {
         let (first, mut answer) = waiter(BlobRange::new(10, 20), 0..1, Priority::Foreground);
         waiters.push(first);
         let piece = Bytes::from(vec![1; GROUP_LEN as usize]);
-        waiters.deliver(0, &piece);
+        waiters.deliver(0, &piece, 0);
         let bytes = answer.try_recv().unwrap().unwrap().destination.unwrap().into_bytes();
         assert_eq!(bytes.as_ptr(), piece[10..].as_ptr());
         assert_eq!(bytes.len(), 10);
@@ -219,7 +220,7 @@ mod tests {
         let mut waiters = Waiters::default();
         let (first, mut answer) = waiter(BlobRange::new(0, 2 * GROUP_LEN), 0..2, Priority::Foreground);
         waiters.push(first);
-        waiters.deliver(0, &Bytes::from(vec![1; GROUP_LEN as usize]));
+        waiters.deliver(0, &Bytes::from(vec![1; GROUP_LEN as usize]), 0);
         waiters.stored(&(1..2));
         assert!(answer.try_recv().unwrap().unwrap().left.contains(&1));
     }
