@@ -10,6 +10,7 @@ mod errnos;
 mod failover;
 mod git;
 mod limits;
+mod links;
 mod node;
 mod programs;
 mod reading;

@@ -107,7 +107,8 @@ impl Sandbox {
     /// A place for a node, with its key.
     pub fn seat(&self, name: &str) -> Seat {
         let dir = self.make_dir(name);
-        let mut seat = Seat { state: dir.join("state"), mount_point: dir.join("mnt"), id: String::new() };
+        let (state, mount_point) = (dir.join("state"), dir.join("mnt"));
+        let mut seat = Seat { state, mount_point, id: String::new(), network: None };
         std::fs::create_dir(&seat.mount_point).unwrap();
         seat.id = stdout(&seat.run(["id"])).trim_end().to_owned();
         seat
@@ -153,12 +154,22 @@ pub struct Seat {
     pub state: PathBuf,
     pub mount_point: PathBuf,
     pub id: String,
+    /// The network namespace in which it runs, if not that of the test.
+    pub network: Option<String>,
 }
 
 impl Seat {
     /// A byhash command on this state, cut off from the surroundings.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_byhash"));
+        let program = env!("CARGO_BIN_EXE_byhash");
+        let mut command = match &self.network {
+            None => Command::new(program),
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{network}")).arg(program);
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BYHASH_") || name == "RUST_LOG" {
                 command.env_remove(name);

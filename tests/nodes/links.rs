@@ -1,0 +1,146 @@
+//! Nodes on hosts of their own, joined by links of a certain rate: network namespaces, veth, tc.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::content::{MIB, content, hash_of};
+use super::node::{Node, Sandbox, eventually, fuse_is_here, program_is_here, run};
+
+/// One host in the middle, and others that it reaches over a link each.
+struct Hosts {
+    prefix: String,
+    rates: Vec<u64>,
+}
+
+impl Hosts {
+    /// `rates` are those from each of the others to the one in the middle, in bits a second.
+    fn new(name: &str, rates: &[u64]) -> Self {
+        let hosts = Self { prefix: format!("byhash-{}-{name}", std::process::id()), rates: rates.to_vec() };
+        ip(&["netns", "add", &hosts.middle()]);
+        ip(&["-n", &hosts.middle(), "link", "set", "lo", "up"]);
+        for (number, rate) in rates.iter().enumerate() {
+            let (other, near, far) = (hosts.other(number), format!("near{number}"), "far");
+            ip(&["netns", "add", &other]);
+            ip(&["-n", &other, "link", "set", "lo", "up"]);
+            let peer = ["type", "veth", "peer", "name", far, "netns", &other];
+            ip(&[&["-n", hosts.middle().as_str(), "link", "add", &near][..], &peer].concat());
+            for (host, device, last) in [(&hosts.middle(), near.as_str(), 1), (&other, far, 2)] {
+                ip(&["-n", host, "addr", "add", &format!("10.77.{number}.{last}/24"), "dev", device]);
+                ip(&["-n", host, "link", "set", device, "up"]);
+            }
+            let shape = format!("tbf rate {rate} burst 64kb latency 50ms");
+            let words = ["-n", &other, "qdisc", "add", "dev", far, "root"];
+            run(Command::new("tc").args(words).args(shape.split(' ')));
+        }
+        hosts
+    }
+
+    fn middle(&self) -> String {
+        format!("{}-m", self.prefix)
+    }
+
+    fn other(&self, number: usize) -> String {
+        format!("{}-{number}", self.prefix)
+    }
+
+    /// The link of one of the others goes dead: nothing comes, and nobody is told.
+    fn unplug(&self, number: usize) {
+        ip(&["-n", &self.middle(), "link", "set", &format!("near{number}"), "down"]);
+    }
+
+    /// A node on each of the others that holds `bytes`, and one in the middle that mounts and asks them.
+    fn nodes(&self, sandbox: &Sandbox, bytes: &[u8]) -> (Vec<Node>, Node) {
+        let holder = |number| {
+            let mut seat = sandbox.seat(&format!("holder{number}"));
+            seat.add(bytes);
+            seat.network = Some(self.other(number));
+            seat.serve(["--open", "--listen", &format!("10.77.{number}.2:0")])
+        };
+        let holders: Vec<Node> = (0..self.rates.len()).map(holder).collect();
+        let mut seat = sandbox.seat("reader");
+        seat.network = Some(self.middle());
+        let peers: Vec<&Node> = holders.iter().collect();
+        let reader = seat.mount(super::node::asking(&peers));
+        eventually("all are reached", || reader.metric("lanes_dialled") >= self.rates.len() as u64);
+        (holders, reader)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let others = (0..self.rates.len()).map(|number| self.other(number));
+        for host in others.chain([self.middle()]) {
+            let _ = Command::new("ip").args(["netns", "del", &host]).output();
+        }
+    }
+}
+
+fn ip(args: &[&str]) {
+    run(Command::new("ip").args(args));
+}
+
+/// Whether hosts can be made here. A test returns if not; in CI it fails.
+fn hosts_are_here(test: &str) -> bool {
+    // SAFETY: it takes nothing and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    assert!(root || std::env::var_os("CI").is_none(), "CI must run as root");
+    if !root {
+        eprintln!("{test} is skipped: network namespaces need root");
+    }
+    root && program_is_here("ip") && program_is_here("tc") && program_is_here("nsenter") && fuse_is_here(test)
+}
+
+/// Reads `file` to its end and checks what comes; how long it took.
+fn time_of_read(mut file: File, bytes: &[u8]) -> Duration {
+    let (start, mut read) = (Instant::now(), Vec::new());
+    file.read_to_end(&mut read).unwrap();
+    let took = start.elapsed();
+    assert!(read == bytes, "wrong bytes");
+    took
+}
+
+#[test]
+fn two_holders_of_unequal_speed_give_more_than_either() {
+    if !hosts_are_here("two_holders_of_unequal_speed_give_more_than_either") {
+        return;
+    }
+    const RATES: [u64; 2] = [160_000_000, 80_000_000];
+    let hosts = Hosts::new("sum", &RATES);
+    let sandbox = Sandbox::new();
+    let bytes = content(40, 48 * MIB);
+    let (holders, reader) = hosts.nodes(&sandbox, &bytes);
+    let took = time_of_read(File::open(reader.file(&hash_of(&bytes))).unwrap(), &bytes);
+    let shares = holders.iter().map(|holder| reader.fetched_from(&holder.id)).collect::<Vec<_>>();
+    let bits = bytes.len() as f64 * 8.0;
+    let (sum, alone) = (bits / (RATES[0] + RATES[1]) as f64, bits / RATES[0] as f64);
+    eprintln!(
+        "{:.2} s; the sum of both: {sum:.2} s; the faster alone: {alone:.2} s; shares {shares:?}",
+        took.as_secs_f64()
+    );
+    let ratio = shares[0] as f64 / shares[1] as f64;
+    assert!((1.4..3.0).contains(&ratio), "one is twice as fast as the other, but their shares are {shares:?}");
+    // The links are what limits, not the machine; still half of the gain is left to its noise.
+    assert!(took.as_secs_f64() < (sum + alone) / 2.0, "{took:?}");
+}
+
+#[test]
+fn a_link_that_goes_dead_in_the_middle_is_not_missed() {
+    if !hosts_are_here("a_link_that_goes_dead_in_the_middle_is_not_missed") {
+        return;
+    }
+    let hosts = Hosts::new("dead", &[80_000_000, 80_000_000]);
+    let sandbox = Sandbox::new();
+    let bytes = content(41, 32 * MIB);
+    let (holders, reader) = hosts.nodes(&sandbox, &bytes);
+    let mut file = File::open(reader.file(&hash_of(&bytes))).unwrap();
+    let mut first = vec![0; MIB];
+    file.read_exact(&mut first).unwrap();
+    assert!(first == bytes[..MIB]);
+    eventually("the first one sends", || reader.fetched_from(&holders[0].id) > 0);
+    hosts.unplug(0);
+    time_of_read(file, &bytes[MIB..]);
+    assert_eq!(reader.metric("read_errors"), 0);
+    assert!(reader.fetched_from(&holders[1].id) > 0);
+}
