@@ -154,6 +154,11 @@ impl Candidates {
         self.verdicts.lost
     }
 
+    /// Whether some holder fell silent.
+    pub fn any_silent(&self) -> bool {
+        self.verdicts.silent
+    }
+
     /// Whether some holder has a part, which may be about to grow: worth asking once more.
     pub fn some_part(&self) -> bool {
         self.usable.iter().any(|candidate| candidate.has.is_some())

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::actor::{Actor, is_long};
 use super::plan::FIRST_GROUPS;
+use super::waiters::Waiter;
 use crate::transfer::FetchError;
 
 /// How often exchanges are looked after.
@@ -191,13 +192,16 @@ impl Actor {
             }
             hopeless |= !self.sizes_wanted.is_empty();
         }
+        // A holder that falls silent again and again costs far more time than one whose lane breaks.
+        let silent = self.candidates.any_silent();
+        let is_enough = |waiter: &Waiter| is_enough(if silent { waiter.born } else { waiter.renewed });
         let is_lost = |left: &RangeSet<u64>| {
             left.iter().any(|groups| coming.gaps(groups).any(|gap| held.gaps(&gap).next().is_some()))
         };
         self.waiters.fail_if(&error, |waiter| {
             let lost = is_lost(&waiter.left);
-            hopeless |= lost && !is_enough(waiter.born);
-            lost && is_enough(waiter.born)
+            hopeless |= lost && !is_enough(waiter);
+            lost && is_enough(waiter)
         });
         // What is wanted ahead is worth one survey.
         if is_lost(&self.ahead) {

@@ -81,8 +81,10 @@ pub(super) struct Waiter {
     /// The groups that have not come yet.
     pub left: RangeSet<u64>,
     pub priority: Priority,
-    /// How many surveys had been begun when it came, or last got a part of what it waits for.
+    /// How many surveys had been begun when it came.
     pub born: u64,
+    /// And when it last got a part of what it waits for.
+    pub renewed: u64,
     pub reply: oneshot::Sender<Result<Filled, FetchError>>,
 }
 
@@ -125,7 +127,7 @@ impl Waiters {
             if !waiter.left.overlaps(&groups) {
                 return false;
             }
-            waiter.born = surveys;
+            waiter.renewed = surveys;
             let Some(destination) = &mut waiter.destination else { return false };
             // Groups that were there before are the same bytes again.
             destination.take_from(first * GROUP_LEN, content);
@@ -183,7 +185,7 @@ mod tests {
     ) -> (Waiter, oneshot::Receiver<Result<Filled, FetchError>>) {
         let (reply, answer) = oneshot::channel();
         let left = RangeSet::from_iter([groups]);
-        (Waiter { destination: Some(Destination::new(range)), left, priority, born: 0, reply }, answer)
+        (Waiter { destination: Some(Destination::new(range)), left, priority, born: 0, renewed: 0, reply }, answer)
     }
 
     #[test]
