@@ -15,27 +15,19 @@
 //! BYHASH_BENCH_ROUNDS the number of rounds (3), BYHASH_BENCH_ONLY the part of a row's name that a
 //! row must have to be run. Prints each round and the medians; the ratios are what counts.
 
+mod support;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use byhash::config::{NodeConfig, StateDir};
 use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
-use byhash::metrics::Metrics;
-use byhash::store::import::{Source, stage};
 use byhash::transfer::BlobSource;
-use byhash::transport::{Acceptor, Admission, Dialer, Identity, Listener, TcpDialer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinSet;
-
-const REQUEST_LEN: usize = 4 << 20;
-const SLICE_LEN: usize = 256 << 10;
-const LANES: usize = 4;
+use support::{LANES, SLICE_LEN, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting};
 
 fn main() {
     let mib: usize = setting("BYHASH_BENCH_MIB", 1024);
@@ -104,93 +96,6 @@ fn main() {
     runtime.block_on(holder.shutdown());
 }
 
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn pseudo_random(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(b"bench").finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
-    NodeConfig {
-        state: StateDir::new(state),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        peers,
-        allow: Vec::new(),
-        secret_file: None,
-        open: true,
-        cache_size: 64 << 30,
-        serve_rate: None,
-    }
-}
-
-fn add(runtime: &tokio::runtime::Runtime, node: &Arc<Node>, state: &Path, path: &Path) -> ContentHash {
-    let staged = stage(&StateDir::new(state).cache(), Source::File(path), &|_| {}).unwrap();
-    runtime.block_on(node.adopt(staged.blob().clone())).unwrap();
-    staged.blob().hash
-}
-
-/// Bare lanes between two tasks of this process.
-async fn floor(lanes: usize, len: usize) -> Duration {
-    let identity = Identity::generate().unwrap();
-    let metrics: Arc<Metrics> = Arc::default();
-    let admission = Admission { open: true, ..Admission::default() };
-    let mut listener =
-        Listener::bind("127.0.0.1:0".parse().unwrap(), &identity, admission, metrics.clone()).await.unwrap();
-    let spec: PeerSpec = format!("{}@{}", identity.peer_id(), listener.local_addr()).parse().unwrap();
-    let server = tokio::spawn(async move {
-        let mut serving = JoinSet::new();
-        loop {
-            let mut lane = listener.accept().await.unwrap();
-            serving.spawn(async move {
-                let slice = vec![5; SLICE_LEN];
-                while let Ok(len) = lane.read_u64_le().await {
-                    for _ in 0..len as usize / SLICE_LEN {
-                        lane.write_all(&slice).await.unwrap();
-                    }
-                    lane.flush().await.unwrap();
-                }
-            });
-        }
-    });
-    let mut open = Vec::new();
-    for _ in 0..lanes {
-        let dialer = TcpDialer::new(Identity::generate().unwrap(), None, metrics.clone());
-        open.push(dialer.dial(&spec).await.unwrap());
-    }
-    let (start, cpu) = (Instant::now(), cpu_time());
-    let mut asking = JoinSet::new();
-    for mut lane in open {
-        asking.spawn(async move {
-            let mut slice = vec![0; SLICE_LEN];
-            for _ in 0..len / lanes / REQUEST_LEN {
-                lane.write_u64_le(REQUEST_LEN as u64).await.unwrap();
-                lane.flush().await.unwrap();
-                let mut hasher = blake3::Hasher::new();
-                for _ in 0..REQUEST_LEN / SLICE_LEN {
-                    lane.read_exact(&mut slice).await.unwrap();
-                    hasher.update(&slice);
-                }
-                std::hint::black_box(hasher.finalize());
-            }
-        });
-    }
-    asking.join_all().await;
-    let elapsed = start.elapsed();
-    report_cpu(&format!("floor, {lanes}"), cpu_time() - cpu, elapsed, len as u64);
-    server.abort();
-    elapsed
-}
-
 /// A fresh node fetches the blob into its store.
 fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash: ContentHash) -> Duration {
     runtime.block_on(async {
@@ -203,25 +108,6 @@ fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash
         node.shutdown().await;
         elapsed
     })
-}
-
-/// Says what processor time was `spent` in `elapsed` for `len` bytes.
-fn report_cpu(what: &str, spent: Duration, elapsed: Duration, len: u64) {
-    let spent = spent.as_secs_f64();
-    let cores = spent / elapsed.as_secs_f64();
-    println!("{what}: {cores:.2} cores busy, {:.2} ns of processor time a byte", spent * 1e9 / len as f64);
-}
-
-/// The processor time that this process has used.
-fn cpu_time() -> Duration {
-    // SAFETY: all zeroes is a valid rusage, and getrusage fills it in.
-    let usage = unsafe {
-        let mut usage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
-        usage
-    };
-    let spent = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
-    spent(usage.ru_utime) + spent(usage.ru_stime)
 }
 
 /// A mounted node in a process of its own.
