@@ -173,8 +173,8 @@ impl Holder {
         };
         match self.vice {
             Vice::FlipsByte(at) => {
-                let at = at.min(body.len() - 1);
-                body[at] ^= 4;
+                let at = at.min(body.len().saturating_sub(1));
+                body.get_mut(at).into_iter().for_each(|byte| *byte ^= 4);
             }
             Vice::Surplus(more) => body.extend(vec![7; more]),
             _ => {}

@@ -295,7 +295,7 @@ impl Actor {
                 self.load_blob();
                 let held = |groups| if unreadable { Vec::new() } else { self.held(groups) };
                 let held: Vec<_> = left.iter().flat_map(held).collect();
-                self.waiters.push(Waiter { destination, left, priority, born, renewed: born, reply });
+                self.waiters.push(Waiter { destination, left, priority, born, since: Instant::now(), reply });
                 for groups in held {
                     self.waiters.stored(&groups);
                 }

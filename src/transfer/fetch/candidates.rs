@@ -20,7 +20,7 @@ const MAX_FAILURES: u32 = 2;
 /// The pause after a holder's first failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest that a holder's wish to be asked later is honoured.
+/// The longest pause for a holder that is busy; the one that it wishes is doubled each time in a row.
 const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
 
 /// One holder of the blob.
@@ -31,6 +31,8 @@ struct Candidate {
     has: Option<RangeSet<u64>>,
     flights: usize,
     failures: u32,
+    /// How often in a row it was busy.
+    busy: u32,
     not_before: Option<Instant>,
 }
 
@@ -102,6 +104,7 @@ impl Candidates {
                         has,
                         flights: 0,
                         failures: 0,
+                        busy: 0,
                         not_before: None,
                     }),
                 }
@@ -221,6 +224,7 @@ impl Candidates {
     pub fn note_progress(&mut self, index: usize) {
         if let Some(candidate) = self.usable.iter_mut().find(|candidate| candidate.index == index) {
             candidate.failures = 0;
+            candidate.busy = 0;
         }
     }
 
@@ -236,7 +240,10 @@ impl Candidates {
                 candidate.has_not(left)
             }
             ExchangeError::Busy(pause) => {
-                candidate.not_before = Some(Instant::now() + (*pause).clamp(FAILURE_PAUSE, MAX_BUSY_PAUSE));
+                // Longer each time, or several that are always busy would hide another from view.
+                let pause = pause.max(&FAILURE_PAUSE).saturating_mul(1 << candidate.busy.min(16));
+                candidate.busy += 1;
+                candidate.not_before = Some(Instant::now() + pause.min(MAX_BUSY_PAUSE));
                 false
             }
             ExchangeError::Refused(_) | ExchangeError::OutOfTurn => {

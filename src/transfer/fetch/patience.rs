@@ -192,9 +192,10 @@ impl Actor {
             }
             hopeless |= !self.sizes_wanted.is_empty();
         }
-        // A holder that falls silent again and again costs far more time than one whose lane breaks.
+        // A holder that sends a little and falls silent, again and again, is not waited for without end.
         let silent = self.candidates.any_silent();
-        let is_enough = |waiter: &Waiter| is_enough(if silent { waiter.born } else { waiter.renewed });
+        let is_enough =
+            |waiter: &Waiter| is_enough(waiter.born) || silent && waiter.since.elapsed() >= PROGRESS_DEADLINE;
         let is_lost = |left: &RangeSet<u64>| {
             left.iter().any(|groups| coming.gaps(groups).any(|gap| held.gaps(&gap).next().is_some()))
         };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use rangemap::RangeSet;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::ids::BlobRange;
 use crate::transfer::{FetchError, Priority};
@@ -81,10 +82,10 @@ pub(super) struct Waiter {
     /// The groups that have not come yet.
     pub left: RangeSet<u64>,
     pub priority: Priority,
-    /// How many surveys had been begun when it came.
+    /// How many surveys had been begun when it came, or last got a part of what it waits for.
     pub born: u64,
-    /// And when it last got a part of what it waits for.
-    pub renewed: u64,
+    /// When it came.
+    pub since: Instant,
     pub reply: oneshot::Sender<Result<Filled, FetchError>>,
 }
 
@@ -127,7 +128,7 @@ impl Waiters {
             if !waiter.left.overlaps(&groups) {
                 return false;
             }
-            waiter.renewed = surveys;
+            waiter.born = surveys;
             let Some(destination) = &mut waiter.destination else { return false };
             // Groups that were there before are the same bytes again.
             destination.take_from(first * GROUP_LEN, content);
@@ -185,7 +186,17 @@ mod tests {
     ) -> (Waiter, oneshot::Receiver<Result<Filled, FetchError>>) {
         let (reply, answer) = oneshot::channel();
         let left = RangeSet::from_iter([groups]);
-        (Waiter { destination: Some(Destination::new(range)), left, priority, born: 0, renewed: 0, reply }, answer)
+        (
+            Waiter {
+                destination: Some(Destination::new(range)),
+                left,
+                priority,
+                born: 0,
+                since: Instant::now(),
+                reply,
+            },
+            answer,
+        )
     }
 
     #[test]
