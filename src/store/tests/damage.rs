@@ -39,6 +39,30 @@ fn a_flipped_byte_of_content_costs_its_group_and_is_repaired_in_a_new_file() {
 }
 
 #[test]
+fn damage_in_files_that_were_just_replaced_is_looked_for_in_those_of_now() {
+    let (dir, store, sample, blob) = with_blob();
+    drop((blob, store));
+    let path = content_path(dir.path(), &sample.hash);
+    (0..9).for_each(|group| flip(&path, group * GROUP_LEN + 1));
+    let store = open(dir.path());
+    let blob = store.blob(&sample.hash).unwrap().unwrap();
+    let mut reads = 0;
+    let result = blob.with_files(std::slice::from_ref(&(4..6)), |files| {
+        reads += 1;
+        if reads == 1 {
+            // Somebody else finds damage, and a write mends it in new files, into which the rest is copied.
+            assert!(read_groups(&blob, 0..1).is_err());
+            sample.write(&store, 0..1).unwrap();
+        }
+        blob.read_and_check(files, &(4..6), &mut vec![0; 2 * GROUP])
+    });
+    assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{result:?}");
+    assert_eq!(reads, 2);
+    assert_eq!(blob.missing(sample.all()), std::slice::from_ref(&(4..6)), "else they would be fetched and not mended");
+    assert!(read_groups(&blob, 0..1).is_ok());
+}
+
+#[test]
 fn a_flipped_byte_of_the_outboard_is_noticed_and_repaired() {
     for node in 0..8 {
         let (dir, store, sample, blob) = with_blob();
