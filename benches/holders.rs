@@ -10,7 +10,8 @@
 //! * a read here: the holder's own reads of a blob it has, alone and while it serves eight fetches.
 //!
 //! `cargo bench --bench holders`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024),
-//! BYHASH_BENCH_SMALL the number of small blobs (10000) and BYHASH_BENCH_ROUNDS the number of rounds (3).
+//! BYHASH_BENCH_SMALL the number of small blobs (10000), BYHASH_BENCH_ROUNDS the number of rounds (3) and
+//! BYHASH_BENCH_ONLY the part to be run: holders, small blobs or beside bulk.
 //! Ratios count; all nodes share the cores of one machine.
 
 mod support;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use byhash::ids::{BlobRange, ContentHash};
 use byhash::transfer::{BlobSource, Engine, Priority};
-use support::{LANES, Served, bare_lanes, floor, median, pseudo_random, setting};
+use support::{LANES, Served, bare_lanes, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Bytes of a small blob.
@@ -46,12 +47,20 @@ const LOCAL_READ: u64 = 128 << 10;
 fn main() {
     let (mib, small) = (setting("BYHASH_BENCH_MIB", 1024), setting("BYHASH_BENCH_SMALL", 10_000));
     let rounds = setting("BYHASH_BENCH_ROUNDS", 3);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let only = std::env::var("BYHASH_BENCH_ONLY").unwrap_or_default();
+    let runtime = byhash::daemon::runtime().unwrap();
     runtime.block_on(async {
         let dir = tempfile::tempdir().unwrap();
-        many_holders(dir.path(), mib << 20, rounds).await;
-        small_blobs(dir.path(), small, rounds).await;
-        beside_bulk(dir.path()).await;
+        let wanted = |part: &str| part.contains(&only);
+        if wanted("holders") {
+            many_holders(dir.path(), mib << 20, rounds).await;
+        }
+        if wanted("small blobs") {
+            small_blobs(dir.path(), small, rounds).await;
+        }
+        if wanted("beside bulk") {
+            beside_bulk(dir.path()).await;
+        }
     });
 }
 
@@ -70,10 +79,17 @@ async fn many_holders(dir: &Path, len: usize, rounds: usize) {
         for (row, count) in [1, 2, 4].into_iter().enumerate() {
             let state = dir.join("fetching");
             let peers = holders[..count].iter().map(Served::spec).collect();
+            touch_memory(dir, len);
+            // What a holder has to get from the disk would measure the disk.
+            for holder in &holders[..count] {
+                holder.read_all(hash).await;
+            }
             let node = Served::start(&state, peers).await;
-            let start = Instant::now();
+            let (start, cpu) = (Instant::now(), cpu_time());
             node.node.engine().fetch(hash, |_, _| {}).await.unwrap();
-            rates[row + 1].push(start.elapsed());
+            let elapsed = start.elapsed();
+            report_cpu(&format!("{count} holders"), cpu_time() - cpu, elapsed, len as u64);
+            rates[row + 1].push(elapsed);
             node.node.shutdown().await;
             std::fs::remove_dir_all(state).unwrap();
         }
@@ -139,6 +155,7 @@ struct Bulk(Vec<JoinHandle<()>>);
 
 impl Bulk {
     fn start(node: &Served, hashes: &[ContentHash]) -> Self {
+        touch_memory(&node.state, hashes.len() * BULK_LEN);
         let fetch = |hash: &ContentHash| {
             let (engine, hash) = (node.node.engine().clone(), *hash);
             tokio::spawn(async move { assert!(engine.fetch(hash, |_, _| {}).await.is_ok()) })

@@ -7,9 +7,7 @@
 //! * disk: the same bytes are read from a plain file that is in memory;
 //! * write: the same bytes are written to a plain file, as the store has to.
 //!
-//! Before each part that fills memory, a file of as many bytes (three times the blob) is written and
-//! removed: in a virtual machine, memory that nobody has touched for a while is far slower to write
-//! to than the rest, which would measure the host.
+//! Before each part that fills memory, memory is touched (see `support::touch_memory`).
 //!
 //! `cargo bench --bench transfer`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024) and
 //! BYHASH_BENCH_ROUNDS the number of rounds (3), BYHASH_BENCH_ONLY the part of a row's name that a
@@ -19,7 +17,6 @@ mod support;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,14 +24,14 @@ use std::time::{Duration, Instant};
 use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
 use byhash::transfer::BlobSource;
-use support::{LANES, SLICE_LEN, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting};
+use support::{LANES, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory, write};
 
 fn main() {
     let mib: usize = setting("BYHASH_BENCH_MIB", 1024);
     let rounds: usize = setting("BYHASH_BENCH_ROUNDS", 3);
     let only = std::env::var("BYHASH_BENCH_ONLY").unwrap_or_default();
     let len = mib << 20;
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = byhash::daemon::runtime().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");
     std::fs::write(&plain, pseudo_random(len)).unwrap();
@@ -54,13 +51,13 @@ fn main() {
             wanted(0).then(|| runtime.block_on(floor(1, len))),
             wanted(1).then(|| runtime.block_on(floor(LANES, len))),
             wanted(2).then(|| {
-                write(&state.join("scratch"), 3 * len);
+                touch_memory(&state, len);
                 engine(&runtime, &state.join("engine"), &peer, hash)
             }),
         ]
         .to_vec();
         if fuse && (wanted(3) || wanted(4)) {
-            write(&state.join("scratch"), 3 * len);
+            touch_memory(&state, len);
             let mount = Mounted::start(&state, &peer);
             let file = mount.dir.join("by-hash").join(hash.to_string());
             let (own, nodes) = (cpu_time(), mount.cpu_time());
@@ -157,19 +154,6 @@ impl Drop for Mounted {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
-}
-
-/// Writes a file a segment at a time, and removes it.
-fn write(path: &Path, len: usize) -> Duration {
-    let file = File::create(path).unwrap();
-    let slice = vec![5; SLICE_LEN];
-    let start = Instant::now();
-    for at in (0..len).step_by(SLICE_LEN) {
-        file.write_all_at(&slice, at as u64).unwrap();
-    }
-    let elapsed = start.elapsed();
-    std::fs::remove_file(path).unwrap();
-    elapsed
 }
 
 /// Reads a file to its end as `cat` does.

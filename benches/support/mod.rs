@@ -1,15 +1,18 @@
 //! What the benches share: nodes, content, the floor of bare lanes, processor time.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use byhash::config::{NodeConfig, StateDir};
 use byhash::daemon::Node;
-use byhash::ids::{ContentHash, PeerSpec};
+use byhash::ids::{BlobRange, ContentHash, PeerSpec};
 use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
+use byhash::transfer::{BlobSource, Priority};
 use byhash::transport::{Acceptor, Admission, Dialer, Identity, Listener, TcpDialer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -118,6 +121,26 @@ pub async fn bare_lanes(lanes: usize, count: usize, len: usize) -> Duration {
     elapsed
 }
 
+/// Has as much memory touched as a part of a bench with `len` bytes fills: in a virtual machine, memory
+/// that nobody has touched for a while is far slower to write to than the rest, which would measure the
+/// host.
+pub fn touch_memory(dir: &Path, len: usize) {
+    write(&dir.join("scratch"), 3 * len);
+}
+
+/// Writes a file a segment at a time, and removes it.
+pub fn write(path: &Path, len: usize) -> Duration {
+    let file = File::create(path).unwrap();
+    let slice = vec![5; SLICE_LEN];
+    let start = Instant::now();
+    for at in (0..len).step_by(SLICE_LEN) {
+        file.write_all_at(&slice, at as u64).unwrap();
+    }
+    let elapsed = start.elapsed();
+    std::fs::remove_file(path).unwrap();
+    elapsed
+}
+
 /// A running node, and where it keeps its state.
 pub struct Served {
     pub node: Arc<Node>,
@@ -133,6 +156,15 @@ impl Served {
     /// As others name it.
     pub fn spec(&self) -> PeerSpec {
         format!("{}@{}", self.node.id(), self.node.listen_addr()).parse().unwrap()
+    }
+
+    /// Reads all of a blob that it holds: it is in memory then, and known to be right.
+    pub async fn read_all(&self, hash: ContentHash) {
+        let size = self.node.engine().size(hash).await.unwrap();
+        let reader = self.node.engine().open(hash, size);
+        for at in (0..size).step_by(REQUEST_LEN) {
+            reader.read(BlobRange::new(at, at + REQUEST_LEN as u64), Priority::Foreground).await.unwrap();
+        }
     }
 
     /// Takes `bytes` into its store.

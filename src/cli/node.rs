@@ -12,14 +12,10 @@ use super::output::print;
 use super::signals::Signals;
 use crate::config::{NodeConfig, StateDir};
 use crate::control::{Client, ControlHandler, ControlListener, serve};
-use crate::daemon::Node;
+use crate::daemon::{self, Node};
 use crate::fs::{Filesystem, Owner};
 use crate::fuse::{Mount, MountOptions};
 use crate::ids::PeerId;
-
-/// Threads for blocking work: the disk, and the hashing of what is read from it. More would only
-/// queue at the disk, and each costs memory.
-const BLOCKING_THREADS: usize = 32;
 
 /// How long reads and writes on disk that are still under way may hold up the end of a node.
 const RUNTIME_END_WAIT: Duration = Duration::from_secs(1);
@@ -45,11 +41,8 @@ pub(super) async fn running_node(state: &StateDir) -> Result<Client, CommandErro
 
 /// Runs a node, with a mount if `mountpoint` is given, until it is told to end.
 pub(super) fn run_node(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()
-        .map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
+    let runtime =
+        daemon::runtime().map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
     let lived = runtime.block_on(live(config, mountpoint));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     lived

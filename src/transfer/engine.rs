@@ -37,8 +37,10 @@ const MAX_FETCHES: usize = 16 * 1024;
 /// How long cancelled fetches may take at shutdown: what they are writing is written.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Bytes that [`Engine::fetch`] keeps wanting ahead of what is in the store.
-const FETCH_WINDOW_LEN: u64 = 4 * MAX_RANGE_LEN;
+/// Bytes that [`Engine::fetch`] keeps wanting ahead of what is in the store, in order. Several times
+/// what the lanes of a few holders carry at a time: the first piece may be the last to come, and
+/// meanwhile nobody should run out of work. Costs no memory.
+const FETCH_WINDOW_LEN: u64 = 16 * MAX_RANGE_LEN;
 
 /// What the parts of the engine share.
 pub struct Shared {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::buffers::{BufferBudget, SEGMENT_LEN};
@@ -225,6 +226,8 @@ impl Exchange<'_> {
             self.guard.note_content((end - *done) as u64);
             self.peer.note_content((end - *done) as u64);
             *done = end;
+            // Whoever has little to do goes first: there may be many like this one.
+            yield_now().await;
         }
         if buffer.is_empty() {
             proof.check_groups(first, &[]).map_err(wrong)?;

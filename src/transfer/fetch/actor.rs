@@ -34,7 +34,7 @@ const MAX_COMMANDS: usize = 256;
 const MAX_EVENTS: usize = 256;
 
 /// Groups wanted ahead of any reader at the same time, for one blob.
-const MAX_AHEAD_GROUPS: u64 = 4 * MAX_RANGE_LEN / GROUP_LEN;
+const MAX_AHEAD_GROUPS: u64 = 16 * MAX_RANGE_LEN / GROUP_LEN;
 
 /// Bytes up to which an exchange that nobody wants any more is let go on: cheaper than the lane
 /// that breaking it off would cost.

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::sending::Sent;
@@ -70,6 +71,8 @@ impl Server {
         self.note_sent(sent, head.len() + reply.first, reply.first);
         drop(head);
         for piece in reply.rest {
+            // Whoever has little to do goes first.
+            yield_now().await;
             let len = piece.len() as usize;
             let mut turn = self.turn(lane, &request, sent, len).await?;
             if !reply.blob.read_at_once(piece.start, &mut buffer[..len]) {
