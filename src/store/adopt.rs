@@ -14,6 +14,7 @@ use super::import::StagedBlob;
 use super::layout::{OUTBOARD_SUFFIX, remove_if_there};
 use super::record::{Origin, Record};
 use super::shared::Shared;
+use super::sweep::staged_bytes;
 use crate::verify::{MAX_BLOB_LEN, group_count, outboard_len};
 
 /// See [`super::Store::adopt`].
@@ -29,8 +30,12 @@ pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), Sto
     }
     let held = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
     let record = Record::new(staged.size, &held, Origin::Local, true, shared.time_of_use());
+    let moving = shared.space.moving(record.charge());
     shared.reserve_on_disk(record.charge())?;
-    files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()))
+    let moved = files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()));
+    shared.space.set_staged(staged_bytes(&shared.layout)?);
+    drop(moving);
+    moved
 }
 
 /// Where the staged files are and where they go.
@@ -74,7 +79,7 @@ impl<'a> StagedFiles<'a> {
         }
         fs::rename(&self.content, shared.layout.content(hash)).map_err(io_error("rename", &self.content))?;
         shared.layout.sync_shard(hash)?;
-        shared.index.write(|batch| batch.put(hash, record))?;
+        shared.write_index(|batch| batch.put(hash, record))?;
         shared.space.add_blob();
         // Somebody may have begun to fetch it meanwhile.
         if let Some(blob) = shared.opened(hash)

@@ -11,7 +11,7 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::layout::Layout;
+use super::layout::{Layout, REPAIR_PREFIX};
 use crate::ids::ContentHash;
 use crate::verify::{bytes_of, outboard_len};
 
@@ -107,7 +107,7 @@ impl Files {
         size: u64,
         held: &RangeSet<u64>,
     ) -> Result<Self, StoreError> {
-        let tmp = layout.tmp().join(format!("repair-{hash}"));
+        let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
         super::layout::remove_if_there(&tmp)?;
         let copied = create_file(&tmp, size).and_then(|copy| {
             // Abandoned, if a crash comes now: the sweep of tmp takes it away.

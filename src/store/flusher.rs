@@ -68,13 +68,13 @@ fn run(shared: &Shared, mut to_sweep: std::ops::Range<u16>) {
     loop {
         let idle = if to_sweep.is_empty() { TOUCH_FLUSH_INTERVAL } else { FLUSH_INTERVAL };
         let closing = wait(shared, idle, failed);
-        let flushed = shared.flush();
+        let flushed = shared.flush().and_then(|()| shared.trim());
         failed = flushed.is_err();
         if let Err(error) = &flushed {
             tracing::error!(%error, "writes to the cache could not be made durable; they may be forgotten at a restart");
         }
         if closing {
-            let noted = shared.index.write(|batch| batch.set_clean(flushed.is_ok() && to_sweep.is_empty()));
+            let noted = shared.write_index(|batch| batch.set_clean(flushed.is_ok() && to_sweep.is_empty()));
             if let Err(error) = noted {
                 tracing::error!(%error, "the cache could not be closed in order");
             }

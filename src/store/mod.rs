@@ -65,7 +65,7 @@ use shared::Shared;
 pub struct Config {
     /// The cache directory; made if it is not there.
     pub dir: PathBuf,
-    /// What content and outboards may take together, in bytes. The index is not counted.
+    /// What all of it may take on the disk, in bytes: content, outboards, files on their way in, the index.
     pub capacity: u64,
     /// What is left free on the file system, in bytes.
     pub keep_free: u64,
@@ -76,7 +76,7 @@ pub struct Config {
 pub struct Usage {
     /// What the store may hold.
     pub capacity: u64,
-    /// What it holds, reserved room included.
+    /// What it takes on the disk, reserved room included.
     pub used: u64,
     /// What could still be written without evicting: within the cap and on the file system.
     pub available: u64,

@@ -18,7 +18,7 @@ use super::StoreError;
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::{Files, Stamp};
-use super::record::content_bytes;
+use super::record::content_charge;
 use crate::ids::BlobRange;
 use crate::verify::{GROUP_LEN, Proof, VerifyError, bytes_of, group_len, groups_of, proof_len, proof_runs};
 
@@ -237,7 +237,7 @@ impl Blob {
                 state.held.remove(range.clone());
             }
             let count: u64 = dropped.iter().map(|range| range.end - range.start).sum();
-            let bytes = content_bytes(self.size(), &dropped);
+            let bytes = content_charge(self.size(), &dropped);
             tracing::warn!(%hash, groups = count, "groups on disk are damaged; they are dropped and will be fetched again");
             self.shared.metrics.store_corrupt_groups.add(count);
             self.shared.space.release(bytes);

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::blob::{Blob, Checked};
 use super::files::Files;
-use super::index::Index;
+use super::index::{Batch, Index};
 use super::layout::{Layout, sync_file_system};
 use super::record::{BlobInfo, Record};
 use super::space::Space;
@@ -27,6 +27,9 @@ const SYNC_FILE_SYSTEM_FROM: usize = 16;
 
 /// Blobs that nobody has open of which it is remembered what was found right.
 const MAX_CHECKED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// Files on their way in are counted at most this often, in milliseconds, while something is written.
+const STAGED_INTERVAL_MS: u64 = 100;
 
 /// The store behind its handles.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     flushing: Mutex<()>,
     clock: AtomicU64,
     opened_at: Instant,
+    /// When the files on their way in were counted last, in milliseconds from `opened_at`.
+    staged_looked_at: AtomicU64,
     /// When something was written last, in milliseconds from `opened_at`.
     last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
@@ -76,12 +81,14 @@ impl Shared {
     pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<(Arc<Self>, bool), StoreError> {
         let layout = Layout::create(&config.dir)?;
         let lock = layout.lock()?;
-        let index = Index::open(&layout.index())?;
+        let index = Index::open(&layout.index(), || {})?;
         let (was_clean, (bytes, blobs), latest_use) =
             index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?, batch.latest_use()?)))?;
-        sweep::sweep_tmp(&layout)?;
+        let space = Space::new(layout.dir(), &config, bytes, blobs, metrics.clone());
+        space.set_index(index.bytes_on_disk());
+        space.set_staged(sweep::sweep_tmp(&layout)?);
         let shared = Self {
-            space: Space::new(layout.dir(), &config, bytes, blobs, metrics.clone()),
+            space,
             layout,
             index,
             metrics,
@@ -94,6 +101,7 @@ impl Shared {
             flushing: Mutex::default(),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
+            staged_looked_at: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             nothing_to_evict: AtomicBool::new(false),
             _lock: lock,
@@ -245,12 +253,7 @@ impl Shared {
         }
         let synced = self.sync(&mut snapshots);
         let _structure = self.structure.lock();
-        let written = self.index.write(|batch| {
-            for snapshot in snapshots.iter().filter(|snapshot| snapshot.blob.is_backed_by(&snapshot.files)) {
-                batch.put(&snapshot.blob.hash(), &snapshot.record)?;
-            }
-            touches.iter().try_for_each(|(hash, last_use)| batch.touch(hash, *last_use))
-        });
+        let written = self.write_flushed(&snapshots, touches);
         self.nothing_to_evict.store(false, Ordering::Relaxed);
         if written.is_err() {
             for snapshot in &snapshots {
@@ -258,6 +261,30 @@ impl Shared {
             }
         }
         written.and(synced)
+    }
+
+    /// Tells the index, in commits of which each adds little to it.
+    fn write_flushed(&self, snapshots: &[Snapshot], touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
+        let limit = self.space.entries_per_commit();
+        for part in snapshots.chunks(limit) {
+            self.write_index(|batch| {
+                let mut backed = part.iter().filter(|snapshot| snapshot.blob.is_backed_by(&snapshot.files));
+                backed.try_for_each(|snapshot| batch.put(&snapshot.blob.hash(), &snapshot.record))
+            })?;
+        }
+        let touches: Vec<_> = touches.iter().collect();
+        for part in touches.chunks(limit) {
+            self.write_index(|batch| part.iter().try_for_each(|(hash, last_use)| batch.touch(hash, **last_use)))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `change` in one durable transaction of the index, and takes note of what that takes on the
+    /// disk. It should change no more than [`Space::entries_per_commit`].
+    pub fn write_index<T>(&self, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let written = self.index.write(change);
+        self.space.set_index(self.index.bytes_on_disk());
+        written
     }
 
     /// Makes the files of `snapshots` durable. What could not be made durable may be lost even if a
@@ -290,6 +317,7 @@ impl Shared {
     }
 
     fn reserve_if(&self, bytes: u64, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+        self.look_at_staged()?;
         if disk_has_room() && self.space.charge(bytes) {
             return Ok(());
         }
@@ -306,24 +334,58 @@ impl Shared {
     fn evict(&self, bytes: u64) -> Result<(), StoreError> {
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
-        sweep::sweep_tmp(&self.layout)?;
+        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
         let _structure = self.structure.lock();
         let wanted = bytes.saturating_add(self.space.surplus());
-        self.nothing_to_evict.store(true, Ordering::Relaxed);
-        let evicted = self.index.write(|batch| batch.evict(wanted, |hash| self.opened(hash).is_some()))?;
-        let freed: u64 = evicted.iter().map(|(_, record)| record.charge()).sum();
-        if freed >= bytes {
-            self.nothing_to_evict.store(false, Ordering::Relaxed);
+        let mut freed = 0;
+        while freed < wanted {
+            let step = self.evict_some(wanted - freed)?;
+            if step == 0 {
+                break;
+            }
+            freed += step;
         }
+        self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Evicts as many blobs as one commit may change, or fewer if that frees `bytes` bytes. Returns what
+    /// was freed.
+    fn evict_some(&self, bytes: u64) -> Result<u64, StoreError> {
+        let limit = self.space.entries_per_commit();
+        let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
+        let mut freed = 0;
         for (hash, record) in evicted {
             if let Err(error) = self.layout.unlink(&hash) {
                 tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
             }
+            freed += record.charge();
             self.space.release(record.charge());
             self.space.remove_blob();
             self.metrics.store_evicted_blobs.inc();
         }
+        Ok(freed)
+    }
+
+    /// Counts what files on their way in take, unless that was done a moment ago.
+    fn look_at_staged(&self) -> Result<(), StoreError> {
+        let now = self.opened_at.elapsed().as_millis() as u64;
+        let last = self.staged_looked_at.load(Ordering::Relaxed);
+        if now.saturating_sub(last) >= STAGED_INTERVAL_MS {
+            self.staged_looked_at.store(now, Ordering::Relaxed);
+            self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        }
         Ok(())
+    }
+
+    /// Evicts what is beyond the cap, where something that could not be reserved has taken more.
+    pub fn trim(&self) -> Result<(), StoreError> {
+        self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        match self.space.shortfall(0) {
+            0 => Ok(()),
+            _ if self.nothing_to_evict.load(Ordering::Relaxed) => Ok(()),
+            bytes => self.evict(bytes),
+        }
     }
 
     /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
@@ -331,7 +393,7 @@ impl Shared {
     pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
         let _structure = self.structure.lock();
         let charged = blob.clear();
-        self.index.write(|batch| batch.take(&blob.hash()))?;
+        self.write_index(|batch| batch.take(&blob.hash()))?;
         self.pending.lock().touches.remove(&blob.hash());
         self.layout.unlink(&blob.hash())?;
         if let Some(bytes) = charged {

@@ -5,13 +5,14 @@ use std::io;
 
 use super::StoreError;
 use super::error::io_error;
-use super::layout::{Layout, OUTBOARD_SUFFIX, remove_if_there};
+use super::layout::{Layout, OUTBOARD_SUFFIX, REPAIR_PREFIX, remove_if_there};
 use super::shared::Shared;
+use super::space::bytes_on_disk;
 use crate::ids::ContentHash;
 
 /// Removes the files in `tmp` whose writer is gone: a content file's lock is free, or there is an
-/// outboard without a content file.
-pub(super) fn sweep_tmp(layout: &Layout) -> Result<(), StoreError> {
+/// outboard without a content file. Returns what the others take on the disk.
+pub(super) fn sweep_tmp(layout: &Layout) -> Result<u64, StoreError> {
     let tmp = layout.tmp();
     for name in names(&tmp)? {
         let path = tmp.join(&name);
@@ -24,7 +25,15 @@ pub(super) fn sweep_tmp(layout: &Layout) -> Result<(), StoreError> {
             remove_if_there(&path)?;
         }
     }
-    Ok(())
+    staged_bytes(layout)
+}
+
+/// What the files in `tmp` take on the disk, in bytes; not the copies that mend damage, for which room
+/// is reserved.
+pub(super) fn staged_bytes(layout: &Layout) -> Result<u64, StoreError> {
+    let tmp = layout.tmp();
+    let staged = names(&tmp)?.into_iter().filter(|name| !name.starts_with(REPAIR_PREFIX));
+    Ok(staged.map(|name| bytes_on_disk(&tmp.join(name))).sum())
 }
 
 /// Removes the files of blobs that the index does not know and nobody has open, of the hashes

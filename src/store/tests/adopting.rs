@@ -62,18 +62,19 @@ fn adopting_what_is_held_pins_it_and_replaces_what_is_partial() {
         assert_eq!((info.complete, info.origin, info.pinned), (true, Origin::Local, true));
     }
     assert!(handle.is_complete() && partial.read_all(&store).unwrap());
-    let bytes = |sample: &Sample| sample.size() + sample.outboard.len() as u64;
-    assert_eq!((store.usage().used, store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
+    let bytes = Sample::charge;
+    assert_eq!((of_blobs(&store), store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
     assert_eq!(tmp_files(dir.path()), 0);
     drop((handle, store));
     let store = open(dir.path());
-    assert_eq!((store.usage().used, store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
+    assert_eq!((of_blobs(&store), store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
     assert!(store.lookup(&complete.hash).unwrap().unwrap().pinned);
 }
 
 #[test]
 fn added_blobs_are_never_evicted_and_need_room() {
     let dir = tempfile::tempdir().unwrap();
+    // Room for one group and some bytes more, with an outboard.
     let store = open_with(dir.path(), 2 * GROUP_LEN);
     let (fetched, added, more) = (Sample::new(GROUP, 1), Sample::new(GROUP + 1, 2), Sample::new(GROUP, 3));
     fetched.write_all(&store);
