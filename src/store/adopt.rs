@@ -1,6 +1,6 @@
 //! Taking over staged files as a blob of this node.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::files::COMPLETE_MODE;
+use super::files::complete_mode;
 use super::import::StagedBlob;
 use super::layout::{OUTBOARD_SUFFIX, remove_if_there};
 use super::record::{Origin, Record};
@@ -22,6 +22,7 @@ pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), Sto
     let files = StagedFiles::check(shared, staged)?;
     if let Some(blob) = shared.open_blob(&staged.hash)? {
         if blob.is_complete() && blob.files().is_ok() {
+            blob.files()?.keep()?;
             blob.make_local();
             shared.flush()?;
             return files.remove();
@@ -71,8 +72,10 @@ impl<'a> StagedFiles<'a> {
     fn move_in(&self, shared: &Arc<Shared>, record: &Record) -> Result<(), StoreError> {
         let hash = &self.staged.hash;
         let _structure = shared.structure.lock();
-        let mode = Permissions::from_mode(COMPLETE_MODE);
-        fs::set_permissions(&self.content, mode).map_err(io_error("set the mode of", &self.content))?;
+        let mode = Permissions::from_mode(complete_mode(true));
+        let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
+        content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
+        content.sync_all().map_err(io_error("sync", &self.content))?;
         if outboard_len(self.staged.size) > 0 {
             let place = shared.layout.outboard(hash);
             fs::rename(&self.outboard, &place).map_err(io_error("rename", &self.outboard))?;

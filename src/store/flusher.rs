@@ -1,4 +1,4 @@
-//! The thread that makes writes durable and tells the index, and after a crash removes orphans.
+//! The thread that makes writes durable and tells the index; and the one of [`recovery`] beside it.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::StoreError;
-use super::layout::SHARDS;
+use super::recovery::{self, Work};
 use super::shared::Shared;
-use super::sweep::sweep_shard;
 
-/// How long nothing must have been written for a flush to be due, and the time between two steps of
-/// a sweep.
+/// How long nothing must have been written for a flush to be due.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time from a write to its flush at most, however much is written meanwhile. Syncing a file
@@ -26,33 +24,36 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// The time between two flushes when only uses are to be noted.
 const TOUCH_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The running thread. Dropped, it flushes a last time and ends.
+/// The running threads. Dropped, they end, after a last flush.
 #[derive(Debug)]
 pub(super) struct Flusher {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Option<[JoinHandle<()>; 2]>>,
 }
 
 impl Flusher {
-    /// Starts the thread; `sweep` if there may be orphans.
-    pub fn start(shared: Arc<Shared>, sweep: bool) -> Result<Self, StoreError> {
-        let todo = if sweep { 0..SHARDS } else { 0..0 };
-        let of_thread = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("store-flusher".into())
-            .spawn(move || run(&of_thread, todo))
-            .map_err(super::error::io_error("start the flusher of", shared.layout.dir()))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    /// Starts the threads.
+    pub fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let start = |name: &str, run: fn(&Arc<Shared>)| {
+            let of_thread = shared.clone();
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&of_thread));
+            thread.map_err(super::error::io_error("start the flusher of", shared.layout.dir()))
+        };
+        let recovery = start("store-recovery", recovery::run)?;
+        let threads = [recovery, start("store-flusher", run).inspect_err(|_| shared.recovery.close())?];
+        Ok(Self { shared, threads: Mutex::new(Some(threads)) })
     }
 
-    /// Ends the thread after a last flush.
+    /// Ends the threads after a last flush.
     pub fn stop(&self) {
+        self.shared.recovery.close();
         self.shared.pending.lock().closing = true;
         self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's flusher has panicked; the last writes may be forgotten");
+        for thread in self.threads.lock().take().into_iter().flatten() {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!("the thread {name} has panicked; the last writes may be forgotten");
+            }
         }
     }
 }
@@ -63,27 +64,22 @@ impl Drop for Flusher {
     }
 }
 
-fn run(shared: &Shared, mut to_sweep: std::ops::Range<u16>) {
+fn run(shared: &Arc<Shared>) {
     let mut failed = false;
     loop {
-        let idle = if to_sweep.is_empty() { TOUCH_FLUSH_INTERVAL } else { FLUSH_INTERVAL };
-        let closing = wait(shared, idle, failed);
+        let closing = wait(shared, TOUCH_FLUSH_INTERVAL, failed);
         let flushed = shared.flush().and_then(|()| shared.trim());
         failed = flushed.is_err();
         if let Err(error) = &flushed {
             tracing::error!(%error, "writes to the cache could not be made durable; they may be forgotten at a restart");
         }
         if closing {
-            let noted = shared.write_index(|batch| batch.set_clean(flushed.is_ok() && to_sweep.is_empty()));
+            let noted =
+                shared.write_index(|batch| batch.set_clean(flushed.is_ok() && shared.recovery.work() == Work::Nothing));
             if let Err(error) = noted {
                 tracing::error!(%error, "the cache could not be closed in order");
             }
             return;
-        }
-        if let Some(shard) = to_sweep.next()
-            && let Err(error) = sweep_shard(shared, shard as u8)
-        {
-            tracing::warn!(%error, "files left over from a crash could not be removed");
         }
     }
 }

@@ -32,6 +32,7 @@
 
 mod adopt;
 mod blob;
+mod claim;
 mod error;
 mod files;
 mod flusher;
@@ -40,6 +41,7 @@ mod index;
 mod layout;
 mod read;
 mod record;
+mod recovery;
 mod shared;
 mod space;
 mod sweep;
@@ -95,8 +97,8 @@ impl Store {
     /// Opens the store in `config.dir`, making it if need be. The time it takes does not depend on
     /// how much is held. [`StoreError::Locked`] if another process, or another `Store`, has it open.
     pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
-        let (shared, was_clean) = Shared::open(config, metrics)?;
-        let flusher = Arc::new(Flusher::start(shared.clone(), !was_clean)?);
+        let shared = Shared::open(config, metrics)?;
+        let flusher = Arc::new(Flusher::start(shared.clone())?);
         Ok(Self { shared, flusher })
     }
 
@@ -132,7 +134,7 @@ impl Store {
     pub fn remove(&self, hash: &ContentHash) -> Result<(), StoreError> {
         match self.shared.open_blob(hash)? {
             Some(blob) => self.shared.forget(&blob),
-            None => Ok(()),
+            None => self.shared.remove_unknown(hash),
         }
     }
 

@@ -16,8 +16,9 @@ use super::files::Files;
 use super::index::{Batch, Index};
 use super::layout::{Layout, sync_file_system};
 use super::record::{BlobInfo, Record};
+use super::recovery::{Recovery, Work};
 use super::space::Space;
-use super::{Config, StoreError, sweep};
+use super::{Config, StoreError, claim, sweep};
 use crate::ids::{ContentHash, HaveKey};
 use crate::metrics::Metrics;
 use crate::verify::MAX_BLOB_LEN;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub layout: Layout,
     pub index: Index,
     pub space: Space,
+    pub recovery: Arc<Recovery>,
     pub metrics: Arc<Metrics>,
     /// Held while files or entries of blobs come or go.
     pub structure: Mutex<()>,
@@ -77,18 +79,24 @@ pub(super) struct Snapshot {
 }
 
 impl Shared {
-    /// Opens the store; the second value tells whether it was closed in order.
-    pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<(Arc<Self>, bool), StoreError> {
+    /// Opens the store.
+    pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
         let layout = Layout::create(&config.dir)?;
         let lock = layout.lock()?;
-        let index = Index::open(&layout.index(), || {})?;
+        let recovery = Arc::new(Recovery::new());
+        let of_index = recovery.clone();
+        let index = Index::open(&layout.index(), move || of_index.want(Work::Rebuild))?;
         let (was_clean, (bytes, blobs), latest_use) =
             index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?, batch.latest_use()?)))?;
+        if !was_clean {
+            recovery.want(Work::Sweep);
+        }
         let space = Space::new(layout.dir(), &config, bytes, blobs, metrics.clone());
         space.set_index(index.bytes_on_disk());
         space.set_staged(sweep::sweep_tmp(&layout)?);
         let shared = Self {
             space,
+            recovery,
             layout,
             index,
             metrics,
@@ -106,7 +114,7 @@ impl Shared {
             nothing_to_evict: AtomicBool::new(false),
             _lock: lock,
         };
-        Ok((Arc::new(shared), was_clean))
+        Ok(Arc::new(shared))
     }
 
     /// A time of use: milliseconds since 1970, but later than all times of use before, whatever
@@ -131,6 +139,7 @@ impl Shared {
         let blob = match self.opened(hash) {
             Some(blob) => blob,
             None => {
+                claim::on_demand(self, hash, false)?;
                 let _structure = self.structure.lock();
                 match (self.opened(hash), self.index.get(hash)?) {
                     (Some(blob), _) => blob,
@@ -151,6 +160,8 @@ impl Shared {
         let blob = match self.open_blob(&hash)? {
             Some(blob) => blob,
             None => {
+                // Writing to it removes what lies there.
+                claim::on_demand(self, &hash, true)?;
                 let _structure = self.structure.lock();
                 match (self.opened(&hash), self.index.get(&hash)?) {
                     (Some(blob), _) => blob,
@@ -163,6 +174,30 @@ impl Shared {
             return Err(StoreError::OtherSize { hash, held: blob.size(), claimed: size });
         }
         Ok(blob)
+    }
+
+    /// Removes the files of a blob that neither the index knows nor anybody has open.
+    pub fn remove_unknown(&self, hash: &ContentHash) -> Result<(), StoreError> {
+        let _structure = self.structure.lock();
+        let known = self.opened(hash).is_some() || self.index.get(hash)?.is_some();
+        if known { Ok(()) } else { self.layout.unlink(hash) }
+    }
+
+    /// Puts all that somebody has open on the list of the next flush, for an index that knows nothing of
+    /// it. Returns bytes and number of the blobs that nobody has open but that are counted. (A write that
+    /// is under way just now is counted among them; so much may lie above the cap until the next start.)
+    pub fn requeue_opened(&self) -> (u64, u64) {
+        let (mut bytes, mut blobs) = (self.space.of_blobs(), self.space.blobs());
+        let open: Vec<_> = self.open.iter().filter_map(|entry| entry.value().upgrade()).collect();
+        for blob in open {
+            let opened = !blob.holds_any() || blob.files().is_ok();
+            let mut state = blob.state();
+            if let Some(charged) = state.charged.filter(|_| opened) {
+                (bytes, blobs) = (bytes.saturating_sub(charged), blobs.saturating_sub(1));
+                blob.queue(&mut state);
+            }
+        }
+        (bytes, blobs)
     }
 
     fn insert(&self, blob: Blob) -> Arc<Blob> {
@@ -317,6 +352,9 @@ impl Shared {
     }
 
     fn reserve_if(&self, bytes: u64, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+        if !self.recovery.wait_until_counted() {
+            return Err(StoreError::Full { wanted: bytes });
+        }
         self.look_at_staged()?;
         if disk_has_room() && self.space.charge(bytes) {
             return Ok(());

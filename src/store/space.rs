@@ -90,6 +90,24 @@ impl Space {
         self.metrics.store_bytes.sub(bytes);
     }
 
+    /// Takes `bytes` that are on the disk already, whatever the cap.
+    pub fn charge_found(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.store_bytes.add(bytes);
+    }
+
+    /// Gives back what `blobs` blobs of `bytes` bytes together take, of which nothing is known any more.
+    pub fn forget_blobs(&self, (bytes, blobs): (u64, u64)) {
+        self.release(bytes);
+        self.blobs.fetch_sub(blobs, Ordering::Relaxed);
+        self.metrics.store_blobs.sub(blobs);
+    }
+
+    /// How many blobs are counted.
+    pub fn blobs(&self) -> u64 {
+        self.blobs.load(Ordering::Relaxed)
+    }
+
     /// What blobs take, reserved room included, in bytes.
     pub fn of_blobs(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

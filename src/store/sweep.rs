@@ -52,6 +52,29 @@ pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// The blobs of the hashes that begin with `shard` that have a content file, but that the index does not
+/// know and nobody has open.
+pub(super) fn unknown_blobs(shared: &Shared, shard: u8) -> Result<Vec<ContentHash>, StoreError> {
+    let names = names(&shared.layout.shard(shard))?;
+    let hashes = names.iter().filter_map(|name| ContentHash::from_name(name.as_bytes()));
+    let mut unknown = Vec::new();
+    for hash in hashes {
+        if shared.opened(&hash).is_none() && shared.index.get(&hash)?.is_none() {
+            unknown.push(hash);
+        }
+    }
+    Ok(unknown)
+}
+
+/// What the files take on the disk, in bytes, of all blobs of the hashes that begin with `shard` that the
+/// index does not know and nobody has open.
+pub(super) fn unknown_bytes(shared: &Shared, shard: u8) -> Result<u64, StoreError> {
+    let files = unknown_blobs(shared, shard)?
+        .into_iter()
+        .map(|hash| bytes_on_disk(&shared.layout.content(&hash)) + bytes_on_disk(&shared.layout.outboard(&hash)));
+    Ok(files.sum())
+}
+
 fn names(dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
     let entries = fs::read_dir(dir).map_err(io_error("list", dir))?;
     // A name that is not text is none of ours.

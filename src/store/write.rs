@@ -9,7 +9,7 @@ use super::StoreError;
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::Files;
-use super::record::content_charge;
+use super::record::{Origin, content_charge};
 use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_from};
 
 impl Blob {
@@ -145,7 +145,7 @@ impl Blob {
         }
         if current && !state.complete && writers == 0 && state.held_groups == group_count(self.size()) {
             // If the mode cannot be set, the file is still never written to while it is open here.
-            if let Err(error) = files.seal() {
+            if let Err(error) = files.seal(state.origin == Origin::Local) {
                 tracing::warn!(%error, "a complete blob could not be made read-only");
             }
             state.complete = true;

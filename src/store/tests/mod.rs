@@ -7,6 +7,7 @@ mod damage;
 mod eviction;
 mod model;
 mod quota;
+mod rebuilding;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,9 @@ fn of_blobs(store: &Store) -> u64 {
 }
 
 fn try_open(dir: &Path, capacity: u64) -> Result<Store, StoreError> {
-    Store::open(Config { dir: dir.to_owned(), capacity, keep_free: 0 }, Arc::new(Metrics::default()))
+    let store = Store::open(Config { dir: dir.to_owned(), capacity, keep_free: 0 }, Arc::new(Metrics::default()))?;
+    store.shared.recovery.wait_until_done();
+    Ok(store)
 }
 
 fn content_path(dir: &Path, hash: &ContentHash) -> PathBuf {
