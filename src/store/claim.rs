@@ -120,7 +120,7 @@ pub(super) fn take_over(shared: &Arc<Shared>, verified: Vec<Verified>) -> Result
     }
     shared.write_index(|batch| taken.iter().try_for_each(|blob| batch.put(&blob.hash, &blob.record)))?;
     for blob in &taken {
-        shared.space.charge_found(blob.record.charge());
+        shared.space.charge_found(blob.hash.as_bytes()[0], blob.record.charge());
         shared.space.add_blob();
     }
     Ok(taken.len())

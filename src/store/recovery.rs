@@ -10,7 +10,7 @@ use super::StoreError;
 use super::claim::{self, Verified};
 use super::layout::SHARDS;
 use super::shared::Shared;
-use super::sweep::{sweep_shard, unknown_blobs, unknown_bytes};
+use super::sweep::{count_unknown, sweep_shard, unknown_blobs};
 use crate::ids::ContentHash;
 
 /// How long a write waits for all files to be counted. After that it is refused, and reads go on uncached.
@@ -175,12 +175,11 @@ fn sweep(shared: &Shared, round: u64) -> Result<(), StoreError> {
 /// Counts all files that the index does not know, and then takes them over or removes them.
 fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
     let goes_on = || shared.recovery.goes_on(round);
+    (0..SHARDS).for_each(|shard| shared.space.set_unknown(shard as u8, 0));
     // All but what somebody has open is unknown now, and counted anew.
     let stale = shared.requeue_opened();
-    let mut counted = Counted { shared, by_shard: vec![0; usize::from(SHARDS)] };
     for shard in (0..SHARDS).take_while(|_| goes_on()) {
-        let bytes = unknown_bytes(shared, shard as u8)?;
-        counted.set(shard, bytes);
+        count_unknown(shared, shard as u8)?;
     }
     shared.space.forget_blobs(stale);
     if goes_on() {
@@ -192,7 +191,7 @@ fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
         if goes_on() {
             sweep_shard(shared, shard as u8)?;
         }
-        counted.set(shard, 0);
+        shared.space.set_unknown(shard as u8, 0);
     }
     if goes_on() {
         shared.write_index(|batch| batch.set_rebuilt())?;
@@ -226,24 +225,4 @@ fn take_over(shared: &Arc<Shared>, shard: u8, goes_on: &dyn Fn() -> bool) -> Res
         }
     }
     Ok(taken)
-}
-
-/// What is charged for files that the index does not know, given back at the end.
-struct Counted<'a> {
-    shared: &'a Shared,
-    by_shard: Vec<u64>,
-}
-
-impl Counted<'_> {
-    fn set(&mut self, shard: u16, bytes: u64) {
-        let before = std::mem::replace(&mut self.by_shard[usize::from(shard)], bytes);
-        self.shared.space.charge_found(bytes);
-        self.shared.space.release(before);
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.shared.space.release(self.by_shard.iter().sum());
-    }
 }

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use super::Usage;
+use super::layout::SHARDS;
 use crate::metrics::Metrics;
 
 /// What an eviction frees beyond the need in a store of [`SURPLUS_FROM`] or more, in bytes (16 MiB).
@@ -50,6 +53,8 @@ pub(super) struct Space {
     staged: AtomicU64,
     /// What those of them take that are being made blobs, and charged for as such.
     moving: AtomicU64,
+    /// What files take that the index does not know, by the first byte of their hashes; part of `used`.
+    unknown: Mutex<[u64; SHARDS as usize]>,
     blobs: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -68,6 +73,7 @@ impl Space {
             index: AtomicU64::new(0),
             staged: AtomicU64::new(0),
             moving: AtomicU64::new(0),
+            unknown: Mutex::new([0; SHARDS as usize]),
             blobs: blobs.into(),
             metrics,
         }
@@ -90,10 +96,23 @@ impl Space {
         self.metrics.store_bytes.sub(bytes);
     }
 
-    /// Takes `bytes` that are on the disk already, whatever the cap.
-    pub fn charge_found(&self, bytes: u64) {
+    /// Charges `bytes` for the files of a shard that the index does not know; in place of what was charged
+    /// for them before. They are there, whatever the cap.
+    pub fn set_unknown(&self, shard: u8, bytes: u64) {
+        let before = std::mem::replace(&mut self.unknown.lock()[usize::from(shard)], bytes);
         self.used.fetch_add(bytes, Ordering::Relaxed);
         self.metrics.store_bytes.add(bytes);
+        self.release(before);
+    }
+
+    /// Charges `bytes` for a blob that was found in a shard, and no more as for something unknown.
+    pub fn charge_found(&self, shard: u8, bytes: u64) {
+        let mut unknown = self.unknown.lock();
+        let of_shard = &mut unknown[usize::from(shard)];
+        let new = bytes.saturating_sub(*of_shard);
+        *of_shard = of_shard.saturating_sub(bytes);
+        self.used.fetch_add(new, Ordering::Relaxed);
+        self.metrics.store_bytes.add(new);
     }
 
     /// Gives back what `blobs` blobs of `bytes` bytes together take, of which nothing is known any more.

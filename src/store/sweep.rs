@@ -66,13 +66,15 @@ pub(super) fn unknown_blobs(shared: &Shared, shard: u8) -> Result<Vec<ContentHas
     Ok(unknown)
 }
 
-/// What the files take on the disk, in bytes, of all blobs of the hashes that begin with `shard` that the
-/// index does not know and nobody has open.
-pub(super) fn unknown_bytes(shared: &Shared, shard: u8) -> Result<u64, StoreError> {
+/// Charges for the files of all blobs of the hashes that begin with `shard` that the index does not know and
+/// nobody has open.
+pub(super) fn count_unknown(shared: &Shared, shard: u8) -> Result<(), StoreError> {
+    let _structure = shared.structure.lock();
     let files = unknown_blobs(shared, shard)?
         .into_iter()
         .map(|hash| bytes_on_disk(&shared.layout.content(&hash)) + bytes_on_disk(&shared.layout.outboard(&hash)));
-    Ok(files.sum())
+    shared.space.set_unknown(shard, files.sum());
+    Ok(())
 }
 
 fn names(dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
