@@ -151,7 +151,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
             Work::Rebuild => rebuild(shared, round),
         };
         match done {
-            Ok(()) if recovery.goes_on(round) => recovery.set_done(round),
+            Ok(()) if recovery.goes_on(round) => {
+                recovery.set_done(round);
+                // What a crash has brought back may be more than there is room for.
+                if let Err(error) = shared.trim() {
+                    tracing::warn!(%error, "the cache takes more than it may; the next write tries again to make room");
+                }
+            }
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(%error, "the files of the cache could not all be looked at; that is done at the next start");

@@ -2,6 +2,7 @@
 //! was not synced dropped, torn or kept, and a store opened on what is left.
 
 mod disk;
+mod faults;
 mod recorder;
 
 use std::fs;
@@ -53,13 +54,16 @@ impl Sample {
         &self.content[range.start as usize..range.end as usize]
     }
 
-    fn write(&self, store: &Store, groups: Range<u64>) {
+    fn proof(&self, groups: &Range<u64>) -> Proof {
         let ranges = [groups.clone()];
-        let nodes = proof_runs(self.size(), &ranges);
-        let nodes = nodes.iter().flat_map(|run| &self.outboard[run.offset as usize..][..run.len]).copied().collect();
-        let proof = Proof::verify(&self.hash, self.size(), &ranges, nodes).unwrap();
+        let runs = proof_runs(self.size(), &ranges);
+        let nodes = runs.iter().flat_map(|run| &self.outboard[run.offset as usize..][..run.len]).copied().collect();
+        Proof::verify(&self.hash, self.size(), &ranges, nodes).unwrap()
+    }
+
+    fn write(&self, store: &Store, groups: Range<u64>) {
         let blob = store.create_partial(self.hash, self.size()).unwrap();
-        blob.write(groups.start, self.bytes(&groups), &proof).unwrap();
+        blob.write(groups.start, self.bytes(&groups), &self.proof(&groups)).unwrap();
     }
 
     fn add(&self, store: &Store, dir: &Path) {
@@ -141,8 +145,6 @@ fn check(dir: &Path, samples: &[Sample], promised: &Promises, context: &str) {
             assert!(held, "{context}: {groups:?} of sample {number} were promised");
         }
     }
-    let usage = store.usage();
-    assert!(usage.used <= usage.capacity, "{context}: {usage:?}");
 }
 
 #[test]
@@ -166,7 +168,8 @@ fn after_a_crash_at_any_point_what_is_claimed_is_right_and_what_was_promised_is_
         for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn(chance.next())] {
             let left = scratch_dir();
             rebuild(&log, cut, unsynced, left.path());
-            check(left.path(), &samples, &promised, &format!("cut at {cut}, {unsynced:?}"));
+            let context = format!("cut at {cut}, {unsynced:?}");
+            check(left.path(), &samples, &promised, &context);
         }
         if cut % 4 == 0 {
             without_index(&log, cut, &samples, &promised);

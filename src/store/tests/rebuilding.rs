@@ -237,3 +237,15 @@ fn blobs_added_here_stay_marked_when_they_are_mended_or_were_fetched_before() {
         assert_eq!((info.complete, info.origin, info.pinned), (true, Origin::Local, true));
     }
 }
+
+#[test]
+fn what_is_found_beyond_the_cap_makes_room_but_not_what_was_added() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    fs::remove_file(index(dir)).unwrap();
+    let store = open_with(dir, filled.added.charge() + GROUP_LEN);
+    store.shared.trim().unwrap();
+    assert!(filled.added.read_all(&store).unwrap());
+    assert!(store.lookup(&filled.large.hash).unwrap().is_none());
+    assert!(store.usage().used <= store.usage().capacity && on_disk(dir) <= store.usage().capacity);
+}
