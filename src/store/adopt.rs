@@ -21,7 +21,8 @@ use crate::verify::{MAX_BLOB_LEN, group_count, outboard_len};
 pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), StoreError> {
     let files = StagedFiles::check(shared, staged)?;
     if let Some(blob) = shared.open_blob(&staged.hash)? {
-        if blob.is_complete() && blob.files().is_ok() {
+        // What is damaged is replaced: whoever adds it again may want just that.
+        if blob.is_complete() && blob.check(0..group_count(staged.size)).is_ok() {
             blob.files()?.keep()?;
             blob.make_local();
             shared.flush()?;

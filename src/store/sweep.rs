@@ -78,7 +78,11 @@ pub(super) fn count_unknown(shared: &Shared, shard: u8) -> Result<(), StoreError
 }
 
 fn names(dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
-    let entries = fs::read_dir(dir).map_err(io_error("list", dir))?;
+    let entries = match fs::read_dir(dir) {
+        // Somebody has removed it; the next start makes it again.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error("list", dir))?,
+    };
     // A name that is not text is none of ours.
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }

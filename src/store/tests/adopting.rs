@@ -121,3 +121,17 @@ fn opening_sweeps_abandoned_files_and_leaves_those_under_a_lock() {
     assert_eq!(tmp_files(dir.path()), 2);
     store.adopt(staged.blob()).unwrap();
 }
+
+#[test]
+fn adding_what_is_damaged_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP, 1);
+    for part in [content_path, outboard_path] {
+        sample.write_all(&store);
+        flip(&part(dir.path(), &sample.hash), 7);
+        store.adopt(stage_file(dir.path(), &sample.content).blob()).unwrap();
+        assert!(sample.read_all(&store).unwrap());
+        assert_eq!(of_blobs(&store), sample.charge());
+    }
+}
