@@ -69,10 +69,13 @@ fn run(shared: &Arc<Shared>) {
     loop {
         let closing = wait(shared, TOUCH_FLUSH_INTERVAL, failed);
         let flushed = shared.flush().and_then(|()| shared.trim());
-        failed = flushed.is_err();
-        if let Err(error) = &flushed {
+        // Once, however often it fails until it works again; the metric counts all.
+        if let Err(error) = &flushed
+            && !failed
+        {
             tracing::error!(%error, "writes to the cache could not be made durable; they may be forgotten at a restart");
         }
+        failed = flushed.is_err();
         if closing {
             let noted =
                 shared.write_index(|batch| batch.set_clean(flushed.is_ok() && shared.recovery.work() == Work::Nothing));

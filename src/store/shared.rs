@@ -291,6 +291,7 @@ impl Shared {
         let written = self.write_flushed(&snapshots, touches);
         self.nothing_to_evict.store(false, Ordering::Relaxed);
         if written.is_err() {
+            self.metrics.store_write_errors.inc();
             for snapshot in &snapshots {
                 snapshot.blob.queue(&mut snapshot.blob.state());
             }

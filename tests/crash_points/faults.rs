@@ -96,14 +96,14 @@ fn what_could_not_be_synced_is_not_claimed() {
 #[test]
 fn an_index_that_cannot_be_written_is_written_when_it_can() {
     for (call, errno) in [(Call::Write, ENOSPC), (Call::Write, EIO), (Call::Sync, EIO), (Call::Write, EROFS)] {
-        with_store(|store, _, _| {
+        with_store(|store, metrics, _| {
             let (before, sample) = (&samples()[0], &samples()[1]);
             before.write(store, before.all());
             store.flush().unwrap();
             fail(call, "index.redb", errno);
             sample.write(store, sample.all());
             let failed = store.flush();
-            assert!(failed.is_err(), "{call:?} {errno}");
+            assert!(failed.is_err() && metrics.store_write_errors.get() > 0, "{call:?} {errno}");
             // What is held is read all the same.
             let blob = store.blob(&sample.hash).unwrap().unwrap();
             assert_eq!(blob.read(BlobRange::new(0, u64::MAX)).unwrap(), sample.content);

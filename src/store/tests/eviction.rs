@@ -120,8 +120,9 @@ fn what_is_being_served_is_not_evicted() {
         let serving = scope.spawn(|| {
             for _ in 0..50 {
                 for group in sample.all() {
-                    assert_eq!(read_groups(&served, group..group + 1).unwrap(), sample.bytes(&(group..group + 1)));
-                    served.read_proof(&[group..group + 1]).unwrap();
+                    let groups = group..group + 1;
+                    assert_eq!(read_groups(&served, groups.clone()).unwrap(), sample.bytes(&groups));
+                    served.read_proof(std::slice::from_ref(&groups)).unwrap();
                 }
             }
         });
