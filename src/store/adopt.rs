@@ -1,7 +1,7 @@
 //! Taking over staged files as a blob of this node.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,10 +73,14 @@ impl<'a> StagedFiles<'a> {
     fn move_in(&self, shared: &Arc<Shared>, record: &Record) -> Result<(), StoreError> {
         let hash = &self.staged.hash;
         let _structure = shared.structure.lock();
-        let mode = Permissions::from_mode(complete_mode(true));
         let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
-        content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
-        content.sync_all().map_err(io_error("sync", &self.content))?;
+        let metadata = content.metadata().map_err(io_error("stat", &self.content))?;
+        // Staging has seen to it, unless another byhash has staged it.
+        if metadata.mode() & 0o7777 != complete_mode(true) {
+            let mode = Permissions::from_mode(complete_mode(true));
+            content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
+            content.sync_all().map_err(io_error("sync", &self.content))?;
+        }
         if outboard_len(self.staged.size) > 0 {
             let place = shared.layout.outboard(hash);
             fs::rename(&self.outboard, &place).map_err(io_error("rename", &self.outboard))?;

@@ -50,6 +50,10 @@ pub(super) fn on_demand(shared: &Arc<Shared>, hash: &ContentHash, always: bool) 
     let Ok(metadata) = fs::symlink_metadata(shared.layout.content(hash)) else { return Ok(()) };
     if always || metadata.len() <= AT_ONCE {
         let verified = verify(shared, hash, &|| true)?;
+        if let Some(blob) = &verified {
+            blob.files.sync(&shared.layout, hash)?;
+            shared.layout.sync_shard(hash)?;
+        }
         take_over(shared, verified.into_iter().collect())?;
     }
     Ok(())
@@ -101,14 +105,12 @@ pub(super) fn verify(
     Ok(Some(Verified { hash: *hash, record, files, stamp }))
 }
 
-/// Makes durable what was found right (all of one shard) and tells the index; tells how many blobs those were. What
+/// Tells the index what was found right, all of it durable; tells how many blobs those were. What
 /// somebody has opened, removed or replaced meanwhile is left alone.
-pub(super) fn take_over(shared: &Arc<Shared>, verified: Vec<Verified>) -> Result<usize, StoreError> {
-    for blob in &verified {
-        blob.files.sync(&shared.layout, &blob.hash)?;
+pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<usize, StoreError> {
+    if verified.is_empty() {
+        return Ok(0);
     }
-    let Some(first) = verified.first() else { return Ok(0) };
-    shared.layout.sync_shard(&first.hash)?;
     let _structure = shared.structure.lock();
     let mut taken = Vec::new();
     for blob in verified {

@@ -18,6 +18,13 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// when it is synced every half second. Five seconds is what ext4 takes for its own journal.
 const MAX_FLUSH_DELAY: Duration = Duration::from_secs(5);
 
+/// So many blobs to be flushed are not waited for others: each keeps two files open, of which a process
+/// may usually have 1024.
+const FLUSH_BLOBS: usize = 128;
+
+/// With so many, whoever writes to another one flushes first.
+pub(super) const MAX_UNFLUSHED: usize = 256;
+
 /// The time until the next try after a flush that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -99,6 +106,9 @@ fn wait(shared: &Shared, idle: Duration, failed: bool) -> bool {
     }
     let first = Instant::now();
     while !pending.closing {
+        if pending.blobs.len() >= FLUSH_BLOBS && !failed {
+            break;
+        }
         let until = if failed {
             first + RETRY_INTERVAL
         } else {

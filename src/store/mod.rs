@@ -179,6 +179,11 @@ impl Store {
         self.shared.space.usage()
     }
 
+    /// Whether all files are known: nothing is left to be looked at after a crash, or for a new index.
+    pub fn is_settled(&self) -> bool {
+        self.shared.recovery.work() == recovery::Work::Nothing
+    }
+
     /// Makes durable all that was written before the call. The flusher does so by itself half a
     /// second after the last write, and five after the first at most.
     pub fn flush(&self) -> Result<(), StoreError> {

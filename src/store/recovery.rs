@@ -8,13 +8,19 @@ use parking_lot::{Condvar, Mutex};
 
 use super::StoreError;
 use super::claim::{self, Verified};
-use super::layout::SHARDS;
+use super::layout::{SHARDS, sync_file_system};
 use super::shared::Shared;
 use super::sweep::{count_unknown, sweep_shard, unknown_blobs};
 use crate::ids::ContentHash;
 
 /// How long a write waits for all files to be counted. After that it is refused, and reads go on uncached.
-const COUNT_WAIT: Duration = Duration::from_secs(1);
+pub(super) const WRITE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long somebody who adds a file waits for that. He would rather wait than be refused.
+pub(super) const ADD_WAIT: Duration = Duration::from_secs(60);
+
+/// The time between two looks at whether there is something to do after a failure.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is verified before the index is told, in bytes (64 MiB, some 20 ms of hashing).
 const STEP_BYTES: u64 = 64 << 20;
@@ -79,10 +85,10 @@ impl Recovery {
         self.state.lock().work
     }
 
-    /// Whether all files are counted; waits for it, but not for ever.
-    pub fn wait_until_counted(&self) -> bool {
+    /// Whether all files are counted; waits for it, but no longer than `patience`.
+    pub fn wait_until_counted(&self, patience: Duration) -> bool {
         let mut state = self.state.lock();
-        let until = Instant::now() + COUNT_WAIT;
+        let until = Instant::now() + patience;
         while !state.counted && !state.closing {
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
@@ -164,7 +170,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 // Writes would wait for it in vain.
                 recovery.set_counted(round);
                 while recovery.goes_on(round) {
-                    recovery.rest(COUNT_WAIT);
+                    recovery.rest(FAILURE_PAUSE);
                 }
             }
         }
@@ -191,6 +197,10 @@ fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
     if goes_on() {
         shared.recovery.set_counted(round);
     }
+    if shared.space.unknown() > 0 && goes_on() {
+        // Once for all files: a sync of each would cost as much as writing it.
+        sync_file_system(shared.layout.dir())?;
+    }
     let mut taken = 0;
     for shard in (0..SHARDS).take_while(|_| goes_on()) {
         taken += take_over(shared, shard as u8, &goes_on)?;
@@ -211,6 +221,10 @@ fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
 /// Takes over the files of a shard that the index does not know, in steps; tells how many.
 fn take_over(shared: &Arc<Shared>, shard: u8, goes_on: &dyn Fn() -> bool) -> Result<usize, StoreError> {
     let mut unknown: Vec<ContentHash> = unknown_blobs(shared, shard)?;
+    if shared.space.unknown() > 0 && goes_on() {
+        // Once for all files: a sync of each would cost as much as writing it.
+        sync_file_system(shared.layout.dir())?;
+    }
     let mut taken = 0;
     while !unknown.is_empty() && goes_on() {
         let begun = Instant::now();

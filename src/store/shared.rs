@@ -13,10 +13,11 @@ use parking_lot::{Condvar, Mutex};
 
 use super::blob::{Blob, Checked};
 use super::files::Files;
+use super::flusher::MAX_UNFLUSHED;
 use super::index::{Batch, Index};
 use super::layout::{Layout, sync_file_system};
 use super::record::{BlobInfo, Record};
-use super::recovery::{Recovery, Work};
+use super::recovery::{ADD_WAIT, Recovery, WRITE_WAIT, Work};
 use super::space::Space;
 use super::{Config, StoreError, claim, sweep};
 use crate::ids::{ContentHash, HaveKey};
@@ -258,6 +259,12 @@ impl Shared {
         }
     }
 
+    /// Flushes if very many blobs wait for that.
+    pub fn limit_unflushed(&self) -> Result<(), StoreError> {
+        let too_many = self.pending.lock().blobs.len() >= MAX_UNFLUSHED;
+        if too_many { self.flush() } else { Ok(()) }
+    }
+
     /// Notes that something was written just now.
     pub fn note_write(&self) {
         self.last_write.store(self.opened_at.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -344,16 +351,16 @@ impl Shared {
 
     /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
     pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, || self.space.disk_shortfall(bytes) == 0)
+        self.reserve_if(bytes, WRITE_WAIT, || self.space.disk_shortfall(bytes) == 0)
     }
 
     /// Charges `bytes` that are already on the disk, evicting blobs if need be.
     pub fn reserve_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, || true)
+        self.reserve_if(bytes, ADD_WAIT, || true)
     }
 
-    fn reserve_if(&self, bytes: u64, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
-        if !self.recovery.wait_until_counted() {
+    fn reserve_if(&self, bytes: u64, patience: Duration, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+        if !self.recovery.wait_until_counted(patience) {
             return Err(StoreError::Full { wanted: bytes });
         }
         self.look_at_staged()?;

@@ -105,6 +105,11 @@ impl Space {
         self.release(before);
     }
 
+    /// What is charged for files that the index does not know.
+    pub fn unknown(&self) -> u64 {
+        self.unknown.lock().iter().sum()
+    }
+
     /// Charges `bytes` for a blob that was found in a shard, and no more as for something unknown.
     pub fn charge_found(&self, shard: u8, bytes: u64) {
         let mut unknown = self.unknown.lock();

@@ -21,6 +21,7 @@ impl Blob {
         if self.has(groups.clone()) {
             return Ok(());
         }
+        self.shared.limit_unflushed()?;
         let reserved = content_charge(self.size(), [&groups]);
         self.shared.reserve(reserved)?;
         let files = match self.begin_write() {
