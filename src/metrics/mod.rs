@@ -86,7 +86,7 @@ metrics! {
     fetch_tasks, "1", "Tasks that fetch a blob, or did so a moment ago (gauge).";
     budget_used_bytes, "bytes", "Bytes of the transfer buffer budget in use (gauge).";
     recent_bytes, "bytes", "Bytes of it that keep the segments verified last (gauge).";
-    store_bytes, "bytes", "Bytes of content and outboards on disk (gauge).";
+    store_bytes, "bytes", "Bytes on disk: content, outboards, files on their way in and the index (gauge).";
     store_blobs, "1", "Blobs held, partial ones included (gauge).";
     store_unflushed_blobs, "1", "Blobs with writes that are not yet durable (gauge).";
     store_evicted_blobs, "1", "Blobs evicted to make room.";

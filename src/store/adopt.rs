@@ -1,7 +1,7 @@
 //! Taking over staged files as a blob of this node.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,18 +9,21 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::files::COMPLETE_MODE;
+use super::files::complete_mode;
 use super::import::StagedBlob;
 use super::layout::{OUTBOARD_SUFFIX, remove_if_there};
 use super::record::{Origin, Record};
 use super::shared::Shared;
+use super::sweep::staged_bytes;
 use crate::verify::{MAX_BLOB_LEN, group_count, outboard_len};
 
 /// See [`super::Store::adopt`].
 pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), StoreError> {
     let files = StagedFiles::check(shared, staged)?;
     if let Some(blob) = shared.open_blob(&staged.hash)? {
-        if blob.is_complete() && blob.files().is_ok() {
+        // What is damaged is replaced: whoever adds it again may want just that.
+        if blob.is_complete() && blob.check(0..group_count(staged.size)).is_ok() {
+            blob.files()?.keep()?;
             blob.make_local();
             shared.flush()?;
             return files.remove();
@@ -29,8 +32,12 @@ pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), Sto
     }
     let held = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
     let record = Record::new(staged.size, &held, Origin::Local, true, shared.time_of_use());
+    let moving = shared.space.moving(record.charge());
     shared.reserve_on_disk(record.charge())?;
-    files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()))
+    let moved = files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()));
+    shared.space.set_staged(staged_bytes(&shared.layout)?);
+    drop(moving);
+    moved
 }
 
 /// Where the staged files are and where they go.
@@ -66,15 +73,21 @@ impl<'a> StagedFiles<'a> {
     fn move_in(&self, shared: &Arc<Shared>, record: &Record) -> Result<(), StoreError> {
         let hash = &self.staged.hash;
         let _structure = shared.structure.lock();
-        let mode = Permissions::from_mode(COMPLETE_MODE);
-        fs::set_permissions(&self.content, mode).map_err(io_error("set the mode of", &self.content))?;
+        let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
+        let metadata = content.metadata().map_err(io_error("stat", &self.content))?;
+        // Staging has seen to it, unless another byhash has staged it.
+        if metadata.mode() & 0o7777 != complete_mode(true) {
+            let mode = Permissions::from_mode(complete_mode(true));
+            content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
+            content.sync_all().map_err(io_error("sync", &self.content))?;
+        }
         if outboard_len(self.staged.size) > 0 {
             let place = shared.layout.outboard(hash);
             fs::rename(&self.outboard, &place).map_err(io_error("rename", &self.outboard))?;
         }
         fs::rename(&self.content, shared.layout.content(hash)).map_err(io_error("rename", &self.content))?;
         shared.layout.sync_shard(hash)?;
-        shared.index.write(|batch| batch.put(hash, record))?;
+        shared.write_index(|batch| batch.put(hash, record))?;
         shared.space.add_blob();
         // Somebody may have begun to fetch it meanwhile.
         if let Some(blob) = shared.opened(hash)

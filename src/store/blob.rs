@@ -11,10 +11,10 @@ use rangemap::RangeSet;
 use super::StoreError;
 use super::error::io_error;
 use super::files::{Files, Stamp};
-use super::record::{BlobInfo, Origin, Record, content_bytes};
+use super::record::{BlobInfo, Origin, Record, content_bytes, outboard_charge};
 use super::shared::{Shared, Snapshot, wall_clock_ms};
 use crate::ids::ContentHash;
-use crate::verify::{group_count, outboard_len};
+use crate::verify::group_count;
 
 /// Reads note a use at most this often (in milliseconds): a use is a write to the index.
 const TOUCH_INTERVAL_MS: u64 = 60_000;
@@ -255,7 +255,7 @@ impl Blob {
 
     /// Bytes that the blob is charged for apart from its content.
     pub(super) fn outboard_charge(&self) -> u64 {
-        outboard_len(self.size)
+        outboard_charge(self.size)
     }
 
     pub(super) fn not_held(&self, groups: Range<u64>) -> StoreError {

@@ -98,8 +98,8 @@ pub enum StoreError {
         /// What redb says.
         source: Box<redb::Error>,
     },
-    /// What the index file holds is no index, or no longer one.
-    #[error("the index {} is damaged ({source}): remove it to start with an empty cache; content is then fetched again, but what was added must be added again", path.display())]
+    /// What the index file holds is no index, or no longer one. The next call finds a new one.
+    #[error("the index {} is damaged ({source}); it is set aside and made anew from the files", path.display())]
     IndexDamaged {
         /// The index.
         path: PathBuf,

@@ -11,12 +11,21 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::layout::Layout;
+use super::layout::{Layout, REPAIR_PREFIX};
 use crate::ids::ContentHash;
 use crate::verify::{bytes_of, outboard_len};
 
 /// The mode of a content file once it is complete: it is never written to again.
 pub(super) const COMPLETE_MODE: u32 = 0o444;
+
+/// The bit of the mode that marks the content of a blob that was added here, so that a new index knows
+/// it: the sticky bit, which means nothing for a file and is kept by copies and backups.
+pub(super) const KEPT_BIT: u32 = 0o1000;
+
+/// The mode of a complete content file.
+pub(super) const fn complete_mode(kept: bool) -> u32 {
+    if kept { COMPLETE_MODE | KEPT_BIT } else { COMPLETE_MODE }
+}
 
 /// Nanoseconds that a file must have been left alone before its times tell it from a later state.
 /// Times of files advance with the kernel's tick, at most 10 ms; five of those.
@@ -107,9 +116,14 @@ impl Files {
         size: u64,
         held: &RangeSet<u64>,
     ) -> Result<Self, StoreError> {
-        let tmp = layout.tmp().join(format!("repair-{hash}"));
+        let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
         super::layout::remove_if_there(&tmp)?;
+        let kept = self.content.metadata().is_ok_and(|metadata| metadata.mode() & KEPT_BIT != 0);
         let copied = create_file(&tmp, size).and_then(|copy| {
+            if kept {
+                let mode = Permissions::from_mode(0o600 | KEPT_BIT);
+                copy.set_permissions(mode).map_err(io_error("set the mode of", &tmp))?;
+            }
             // Abandoned, if a crash comes now: the sweep of tmp takes it away.
             copy.try_lock().map_err(|error| io_error("lock", &tmp)(error.into()))?;
             let mut buffer = vec![0; COPY_LEN];
@@ -148,11 +162,17 @@ impl Files {
         Ok(())
     }
 
-    /// Marks the content file as complete.
-    pub fn seal(&self) -> Result<(), StoreError> {
+    /// Marks the content file as complete, and as one to be `kept`.
+    pub fn seal(&self, kept: bool) -> Result<(), StoreError> {
         self.sealed.store(true, Ordering::Release);
-        let mode = Permissions::from_mode(COMPLETE_MODE);
+        let mode = Permissions::from_mode(complete_mode(kept));
         self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
+    }
+
+    /// Marks a complete content file as one to be kept, durably.
+    pub fn keep(&self) -> Result<(), StoreError> {
+        self.seal(true)?;
+        self.content.sync_all().map_err(io_error("sync", &self.content_path))
     }
 
     /// The content file's stamp.

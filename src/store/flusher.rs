@@ -1,4 +1,4 @@
-//! The thread that makes writes durable and tells the index, and after a crash removes orphans.
+//! The thread that makes writes durable and tells the index; and the one of [`recovery`] beside it.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::StoreError;
-use super::layout::SHARDS;
+use super::recovery::{self, Work};
 use super::shared::Shared;
-use super::sweep::sweep_shard;
 
-/// How long nothing must have been written for a flush to be due, and the time between two steps of
-/// a sweep.
+/// How long nothing must have been written for a flush to be due.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time from a write to its flush at most, however much is written meanwhile. Syncing a file
@@ -20,39 +18,49 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// when it is synced every half second. Five seconds is what ext4 takes for its own journal.
 const MAX_FLUSH_DELAY: Duration = Duration::from_secs(5);
 
+/// So many blobs to be flushed are not waited for others: each keeps two files open, of which a process
+/// may usually have 1024.
+const FLUSH_BLOBS: usize = 128;
+
+/// With so many, whoever writes to another one flushes first.
+pub(super) const MAX_UNFLUSHED: usize = 256;
+
 /// The time until the next try after a flush that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The time between two flushes when only uses are to be noted.
 const TOUCH_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The running thread. Dropped, it flushes a last time and ends.
+/// The running threads. Dropped, they end, after a last flush.
 #[derive(Debug)]
 pub(super) struct Flusher {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Option<[JoinHandle<()>; 2]>>,
 }
 
 impl Flusher {
-    /// Starts the thread; `sweep` if there may be orphans.
-    pub fn start(shared: Arc<Shared>, sweep: bool) -> Result<Self, StoreError> {
-        let todo = if sweep { 0..SHARDS } else { 0..0 };
-        let of_thread = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("store-flusher".into())
-            .spawn(move || run(&of_thread, todo))
-            .map_err(super::error::io_error("start the flusher of", shared.layout.dir()))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    /// Starts the threads.
+    pub fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let start = |name: &str, run: fn(&Arc<Shared>)| {
+            let of_thread = shared.clone();
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&of_thread));
+            thread.map_err(super::error::io_error("start the flusher of", shared.layout.dir()))
+        };
+        let recovery = start("store-recovery", recovery::run)?;
+        let threads = [recovery, start("store-flusher", run).inspect_err(|_| shared.recovery.close())?];
+        Ok(Self { shared, threads: Mutex::new(Some(threads)) })
     }
 
-    /// Ends the thread after a last flush.
+    /// Ends the threads after a last flush.
     pub fn stop(&self) {
+        self.shared.recovery.close();
         self.shared.pending.lock().closing = true;
         self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's flusher has panicked; the last writes may be forgotten");
+        for thread in self.threads.lock().take().into_iter().flatten() {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!("the thread {name} has panicked; the last writes may be forgotten");
+            }
         }
     }
 }
@@ -63,27 +71,25 @@ impl Drop for Flusher {
     }
 }
 
-fn run(shared: &Shared, mut to_sweep: std::ops::Range<u16>) {
+fn run(shared: &Arc<Shared>) {
     let mut failed = false;
     loop {
-        let idle = if to_sweep.is_empty() { TOUCH_FLUSH_INTERVAL } else { FLUSH_INTERVAL };
-        let closing = wait(shared, idle, failed);
-        let flushed = shared.flush();
-        failed = flushed.is_err();
-        if let Err(error) = &flushed {
+        let closing = wait(shared, TOUCH_FLUSH_INTERVAL, failed);
+        let flushed = shared.flush().and_then(|()| shared.trim());
+        // Once, however often it fails until it works again; the metric counts all.
+        if let Err(error) = &flushed
+            && !failed
+        {
             tracing::error!(%error, "writes to the cache could not be made durable; they may be forgotten at a restart");
         }
+        failed = flushed.is_err();
         if closing {
-            let noted = shared.index.write(|batch| batch.set_clean(flushed.is_ok() && to_sweep.is_empty()));
+            let noted =
+                shared.write_index(|batch| batch.set_clean(flushed.is_ok() && shared.recovery.work() == Work::Nothing));
             if let Err(error) = noted {
                 tracing::error!(%error, "the cache could not be closed in order");
             }
             return;
-        }
-        if let Some(shard) = to_sweep.next()
-            && let Err(error) = sweep_shard(shared, shard as u8)
-        {
-            tracing::warn!(%error, "files left over from a crash could not be removed");
         }
     }
 }
@@ -100,6 +106,9 @@ fn wait(shared: &Shared, idle: Duration, failed: bool) -> bool {
     }
     let first = Instant::now();
     while !pending.closing {
+        if pending.blobs.len() >= FLUSH_BLOBS && !failed {
+            break;
+        }
         let until = if failed {
             first + RETRY_INTERVAL
         } else {

@@ -1,10 +1,10 @@
 //! Staging a file to be added: done by the process that the user has started, even while another
 //! one has the store open, which then [adopts](super::Store::adopt) it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::error::io_error;
+use super::files::complete_mode;
 use super::layout::{Layout, OUTBOARD_SUFFIX};
 use crate::ids::ContentHash;
 use crate::verify::{MAX_BLOB_LEN, OutboardBuilder, OutboardPiece, PIECE_LEN, VerifyError, outboard_len};
@@ -79,6 +80,9 @@ pub fn stage(dir: &Path, source: Source<'_>, progress: &dyn Fn(u64)) -> Result<S
             (hash_copy(content, size, &staged, progress)?, size)
         }
     };
+    // With the bytes the mode becomes durable, by which the file is known as added.
+    let mode = Permissions::from_mode(complete_mode(true));
+    staged._lock.set_permissions(mode).map_err(io_error("set the mode of", &staged.content))?;
     staged._lock.sync_all().map_err(io_error("sync", &staged.content))?;
     Ok(staged)
 }

@@ -13,6 +13,9 @@ use crate::ids::ContentHash;
 /// The suffix of outboard files: an outboard in pre-order over blocks of 2^4 chunks.
 pub(super) const OUTBOARD_SUFFIX: &str = ".obao4";
 
+/// How the names of files in `tmp` begin that are to take the place of damaged ones.
+pub(super) const REPAIR_PREFIX: &str = "repair-";
+
 /// How many directories the blobs are spread over, by the first byte of the hash.
 pub(super) const SHARDS: u16 = 256;
 

@@ -1,26 +1,53 @@
 //! Bytes on disk: content files, their outboards, and the index of what is held.
 //!
 //! ```text
-//! <dir>/blobs/ab/<hash>         exactly the content; sparse while partial, mode 0444 once complete
+//! <dir>/blobs/ab/<hash>         exactly the content; sparse while partial, mode 0444 once complete,
+//!                               01444 (sticky) if it was added here
 //! <dir>/blobs/ab/<hash>.obao4   the outboard; none for a blob of one group
 //! <dir>/index.redb              by hash: size, verified groups, origin, pin, last use
+//! <dir>/index.redb.damaged      one that was damaged, as it was found
 //! <dir>/tmp/                    files on their way in, each under a lock of its writer
 //! <dir>/lock                    held by the process that has the store open; its number
 //! ```
 //!
+//! # What is promised
+//!
+//! After `kill -9` at any point, and after a power cut as far as fsync keeps its word:
+//!
+//! * Every group that the index claims is in the files, and verifies. (Reading checks it all the same.)
+//! * What [`Store::adopt`], [`Store::flush`] or [`Store::close`] had returned for is still there, unless it
+//!   was removed or evicted since. What was fetched in the last five seconds may be lost.
+//! * An index that is damaged or gone is made anew from the files, each as far as it verifies. What was added
+//!   here is known by its mode and stays.
+//! * All that lies on the disk stays below the capacity, except what a crash brings back: files whose removal
+//!   was not yet durable are counted when they are found, and make room at once. Not counted are
+//!   directories, the lock, and what was written of a partial blob in the last five seconds before a crash;
+//!   the last is counted when it is written again or goes with the blob.
+//!
+//! What a disk turns into something else after it was written is found by the next read or check of it.
+//!
 //! # The order of writes
 //!
 //! Bytes, then proof, then index. What the index claims *must* be true after a crash at any
-//! point; what it does not claim is only lost work.
+//! point; what it does not claim is only lost work. *Before* means that a sync stands between the two.
 //!
-//! * [`Blob::write`] writes content, then the nodes of the proof, and then counts the groups as
-//!   held in memory. The flusher makes both files durable and only then lets the index say so.
-//! * A blob that goes loses its entry in the index first, then its files. Files without an entry
-//!   are harmless; after a crash the flusher removes them, a directory at a time.
-//! * Files without an entry are never reused: the first write to a blob unlinks them.
+//! * A group: the content file and the outboard ([`Blob::write`] writes the content, then the nodes of
+//!   the proof, and counts the groups as held in memory), and their names if the files are new, *before* the
+//!   index says so. The flusher does that.
+//! * An added blob: content and outboard under names in `tmp`, with the mode that says that it was added;
+//!   *before* their renaming, the outboard's first; *before* the index.
+//! * A blob that goes: its entry in the index *before* its files. Files without an entry are harmless; after a
+//!   crash they are removed in the background, a directory at a time.
+//! * Files without an entry are never reused: the first write to a blob unlinks them. Only while the index
+//!   is made anew they are verified instead, and synced *before* the index claims what is right of them;
+//!   that all have been looked at stands in the index itself, so that a rebuild goes on after a crash.
 //! * A file that was complete (mode 0444) is never written to again, for the kernel may be reading
-//!   it directly. If groups of it turn out damaged, the rest is copied to a new file before the
-//!   first write.
+//!   it directly. If groups of it turn out damaged, the rest is copied to a new file, synced, and put in its
+//!   place *before* the first write.
+//! * The index is changed in transactions, each durable when it returns (redb's checksums tell a torn one).
+//!
+//! These are tried: `tests/crash_points` cuts a recorded life of a store at every call and drops or tears what
+//! was not synced, `tests/killed_store.rs` kills a real process.
 //!
 //! # Locks
 //!
@@ -32,6 +59,7 @@
 
 mod adopt;
 mod blob;
+mod claim;
 mod error;
 mod files;
 mod flusher;
@@ -40,6 +68,7 @@ mod index;
 mod layout;
 mod read;
 mod record;
+mod recovery;
 mod shared;
 mod space;
 mod sweep;
@@ -65,7 +94,7 @@ use shared::Shared;
 pub struct Config {
     /// The cache directory; made if it is not there.
     pub dir: PathBuf,
-    /// What content and outboards may take together, in bytes. The index is not counted.
+    /// What all of it may take on the disk, in bytes: content, outboards, files on their way in, the index.
     pub capacity: u64,
     /// What is left free on the file system, in bytes.
     pub keep_free: u64,
@@ -76,7 +105,7 @@ pub struct Config {
 pub struct Usage {
     /// What the store may hold.
     pub capacity: u64,
-    /// What it holds, reserved room included.
+    /// What it takes on the disk, reserved room included.
     pub used: u64,
     /// What could still be written without evicting: within the cap and on the file system.
     pub available: u64,
@@ -95,8 +124,8 @@ impl Store {
     /// Opens the store in `config.dir`, making it if need be. The time it takes does not depend on
     /// how much is held. [`StoreError::Locked`] if another process, or another `Store`, has it open.
     pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
-        let (shared, was_clean) = Shared::open(config, metrics)?;
-        let flusher = Arc::new(Flusher::start(shared.clone(), !was_clean)?);
+        let shared = Shared::open(config, metrics)?;
+        let flusher = Arc::new(Flusher::start(shared.clone())?);
         Ok(Self { shared, flusher })
     }
 
@@ -132,7 +161,7 @@ impl Store {
     pub fn remove(&self, hash: &ContentHash) -> Result<(), StoreError> {
         match self.shared.open_blob(hash)? {
             Some(blob) => self.shared.forget(&blob),
-            None => Ok(()),
+            None => self.shared.remove_unknown(hash),
         }
     }
 
@@ -148,6 +177,11 @@ impl Store {
     /// The figures now.
     pub fn usage(&self) -> Usage {
         self.shared.space.usage()
+    }
+
+    /// Whether all files are known: nothing is left to be looked at after a crash, or for a new index.
+    pub fn is_settled(&self) -> bool {
+        self.shared.recovery.work() == recovery::Work::Nothing
     }
 
     /// Makes durable all that was written before the call. The flusher does so by itself half a

@@ -18,8 +18,8 @@ use super::StoreError;
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::{Files, Stamp};
-use super::record::content_bytes;
-use crate::ids::BlobRange;
+use super::record::content_charge;
+use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{GROUP_LEN, Proof, VerifyError, bytes_of, group_len, groups_of, proof_len, proof_runs};
 
 /// Groups that [`Blob::check`] reads at a time (1 MiB).
@@ -148,7 +148,7 @@ impl Blob {
     /// to the hash. All of them must be held.
     pub fn read_proof(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<Vec<u8>, StoreError> {
         self.with_files(ranges, |files| {
-            self.proof_from(files, ranges)?.map(Proof::into_bytes).map_err(|_| {
+            proof_from(files, &self.hash(), self.size(), ranges)?.map(Proof::into_bytes).map_err(|_| {
                 let all = ranges.first().map_or(0, |range| range.start)..ranges.last().map_or(0, |range| range.end);
                 self.drop_groups(files, ranges, all)
             })
@@ -175,7 +175,7 @@ impl Blob {
             }
             Err(error) => return Err(io_error("read", &files.content_path)(error)),
         }
-        let Ok(proof) = self.proof_from(files, wanted)? else {
+        let Ok(proof) = proof_from(files, &self.hash(), self.size(), wanted)? else {
             return Err(self.drop_groups(files, wanted, groups.clone()));
         };
         if proof.check_groups(groups.start, buf).is_err() {
@@ -184,25 +184,6 @@ impl Blob {
         }
         self.remember_checked(before, files.stamp()?, groups);
         Ok(())
-    }
-
-    /// The proof of `ranges` as it stands in the outboard; the inner error if it is wrong.
-    fn proof_from(&self, files: &Files, ranges: &[Range<u64>]) -> Result<Result<Proof, VerifyError>, StoreError> {
-        let mut bytes = vec![0; proof_len(self.size(), ranges)];
-        let mut rest = bytes.as_mut_slice();
-        for run in proof_runs(self.size(), ranges) {
-            let (nodes, after) = rest.split_at_mut(run.len);
-            rest = after;
-            let outboard = files.outboard.as_ref().map(|file| file.read_exact_at(nodes, run.offset));
-            match outboard {
-                Some(Ok(())) => {}
-                // What cannot be read stays zero and does not verify.
-                None => {}
-                Some(Err(error)) if is_damage(&error) => {}
-                Some(Err(error)) => return Err(io_error("read", &files.outboard_path)(error)),
-            }
-        }
-        Ok(Proof::verify(&self.hash(), self.size(), ranges, bytes))
     }
 
     /// The stamp with which all of `groups` were found right, if the blob is complete.
@@ -237,7 +218,7 @@ impl Blob {
                 state.held.remove(range.clone());
             }
             let count: u64 = dropped.iter().map(|range| range.end - range.start).sum();
-            let bytes = content_bytes(self.size(), &dropped);
+            let bytes = content_charge(self.size(), &dropped);
             tracing::warn!(%hash, groups = count, "groups on disk are damaged; they are dropped and will be fetched again");
             self.shared.metrics.store_corrupt_groups.add(count);
             self.shared.space.release(bytes);
@@ -257,6 +238,42 @@ impl Blob {
     }
 }
 
+/// The proof of `ranges` of the blob `hash` as it stands in the outboard; the inner error if it is wrong.
+fn proof_from(
+    files: &Files,
+    hash: &ContentHash,
+    size: u64,
+    ranges: &[Range<u64>],
+) -> Result<Result<Proof, VerifyError>, StoreError> {
+    let mut bytes = vec![0; proof_len(size, ranges)];
+    let mut rest = bytes.as_mut_slice();
+    for run in proof_runs(size, ranges) {
+        let (nodes, after) = rest.split_at_mut(run.len);
+        rest = after;
+        let outboard = files.outboard.as_ref().map(|file| file.read_exact_at(nodes, run.offset));
+        match outboard {
+            Some(Ok(())) => {}
+            // What cannot be read stays zero and does not verify.
+            None => {}
+            Some(Err(error)) if is_damage(&error) => {}
+            Some(Err(error)) => return Err(io_error("read", &files.outboard_path)(error)),
+        }
+    }
+    Ok(Proof::verify(hash, size, ranges, bytes))
+}
+
+/// Whether `bytes` are these groups of the blob `hash`, by its outboard.
+pub(super) fn check_groups(
+    files: &Files,
+    hash: &ContentHash,
+    size: u64,
+    groups: &Range<u64>,
+    bytes: &[u8],
+) -> Result<bool, StoreError> {
+    let proof = proof_from(files, hash, size, std::slice::from_ref(groups))?;
+    Ok(proof.is_ok_and(|proof| proof.check_groups(groups.start, bytes).is_ok()))
+}
+
 /// The groups of `bytes` that are not what `proof` says, one range each.
 fn wrong_groups(proof: &Proof, groups: &Range<u64>, bytes: &[u8]) -> Vec<Range<u64>> {
     let mut rest = bytes;
@@ -271,6 +288,7 @@ fn wrong_groups(proof: &Proof, groups: &Range<u64>, bytes: &[u8]) -> Vec<Range<u
     wrong
 }
 
-fn is_damage(error: &io::Error) -> bool {
+/// Whether reading failed because the file is not what it was, or its place on the disk cannot be read.
+pub(super) fn is_damage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)
 }

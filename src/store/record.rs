@@ -4,7 +4,13 @@ use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::BlobRange;
-use crate::verify::{bytes_of, group_count, outboard_len};
+use crate::verify::{GROUP_LEN, bytes_of, group_count, outboard_len};
+
+/// What a file takes on disk is a multiple of this, in bytes: the block of ext4, xfs, btrfs and tmpfs.
+pub(super) const BLOCK_LEN: u64 = 4096;
+
+// So that the ends of all groups but the last are ends of blocks, and charges can be added up.
+const _: () = assert!(GROUP_LEN.is_multiple_of(BLOCK_LEN));
 
 /// Where a blob came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +61,10 @@ impl Record {
         self.held.iter().map(|(start, end)| bytes_of(self.size, &(*start..*end)).len()).sum()
     }
 
-    /// Bytes that the blob is charged for: what is held, and the outboard.
+    /// Bytes that the blob is charged for: the blocks of what is held, and of the outboard.
     pub fn charge(&self) -> u64 {
-        self.held_bytes() + outboard_len(self.size)
+        let groups = self.held.iter().map(|(start, end)| *start..*end);
+        groups.map(|range| content_charge(self.size, [&range])).sum::<u64>() + outboard_charge(self.size)
     }
 
     /// Whether it may be evicted.
@@ -91,6 +98,16 @@ impl From<&Record> for BlobInfo {
             pinned: record.pinned,
         }
     }
+}
+
+/// Bytes on disk that `groups` of a blob of `size` bytes are charged for together.
+pub(super) fn content_charge<'a>(size: u64, groups: impl IntoIterator<Item = &'a std::ops::Range<u64>>) -> u64 {
+    content_bytes(size, groups).next_multiple_of(BLOCK_LEN)
+}
+
+/// Bytes on disk that the outboard of a blob of `size` bytes is charged for.
+pub(super) fn outboard_charge(size: u64) -> u64 {
+    outboard_len(size).next_multiple_of(BLOCK_LEN)
 }
 
 /// Bytes that `groups` of a blob of `size` bytes have together.

@@ -13,11 +13,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::blob::{Blob, Checked};
 use super::files::Files;
-use super::index::Index;
+use super::flusher::MAX_UNFLUSHED;
+use super::index::{Batch, Index};
 use super::layout::{Layout, sync_file_system};
 use super::record::{BlobInfo, Record};
+use super::recovery::{ADD_WAIT, Recovery, WRITE_WAIT, Work};
 use super::space::Space;
-use super::{Config, StoreError, sweep};
+use super::{Config, StoreError, claim, sweep};
 use crate::ids::{ContentHash, HaveKey};
 use crate::metrics::Metrics;
 use crate::verify::MAX_BLOB_LEN;
@@ -28,12 +30,16 @@ const SYNC_FILE_SYSTEM_FROM: usize = 16;
 /// Blobs that nobody has open of which it is remembered what was found right.
 const MAX_CHECKED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
+/// Files on their way in are counted at most this often, in milliseconds, while something is written.
+const STAGED_INTERVAL_MS: u64 = 100;
+
 /// The store behind its handles.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub layout: Layout,
     pub index: Index,
     pub space: Space,
+    pub recovery: Arc<Recovery>,
     pub metrics: Arc<Metrics>,
     /// Held while files or entries of blobs come or go.
     pub structure: Mutex<()>,
@@ -46,6 +52,8 @@ pub(super) struct Shared {
     flushing: Mutex<()>,
     clock: AtomicU64,
     opened_at: Instant,
+    /// When the files on their way in were counted last, in milliseconds from `opened_at`.
+    staged_looked_at: AtomicU64,
     /// When something was written last, in milliseconds from `opened_at`.
     last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
@@ -72,16 +80,24 @@ pub(super) struct Snapshot {
 }
 
 impl Shared {
-    /// Opens the store; the second value tells whether it was closed in order.
-    pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<(Arc<Self>, bool), StoreError> {
+    /// Opens the store.
+    pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
         let layout = Layout::create(&config.dir)?;
         let lock = layout.lock()?;
-        let index = Index::open(&layout.index())?;
+        let recovery = Arc::new(Recovery::new());
+        let of_index = recovery.clone();
+        let index = Index::open(&layout.index(), move || of_index.want(Work::Rebuild))?;
         let (was_clean, (bytes, blobs), latest_use) =
             index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?, batch.latest_use()?)))?;
-        sweep::sweep_tmp(&layout)?;
+        if !was_clean {
+            recovery.want(Work::Sweep);
+        }
+        let space = Space::new(layout.dir(), &config, bytes, blobs, metrics.clone());
+        space.set_index(index.bytes_on_disk());
+        space.set_staged(sweep::sweep_tmp(&layout)?);
         let shared = Self {
-            space: Space::new(layout.dir(), &config, bytes, blobs, metrics.clone()),
+            space,
+            recovery,
             layout,
             index,
             metrics,
@@ -94,11 +110,12 @@ impl Shared {
             flushing: Mutex::default(),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
+            staged_looked_at: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             nothing_to_evict: AtomicBool::new(false),
             _lock: lock,
         };
-        Ok((Arc::new(shared), was_clean))
+        Ok(Arc::new(shared))
     }
 
     /// A time of use: milliseconds since 1970, but later than all times of use before, whatever
@@ -123,6 +140,7 @@ impl Shared {
         let blob = match self.opened(hash) {
             Some(blob) => blob,
             None => {
+                claim::on_demand(self, hash, false)?;
                 let _structure = self.structure.lock();
                 match (self.opened(hash), self.index.get(hash)?) {
                     (Some(blob), _) => blob,
@@ -143,6 +161,8 @@ impl Shared {
         let blob = match self.open_blob(&hash)? {
             Some(blob) => blob,
             None => {
+                // Writing to it removes what lies there.
+                claim::on_demand(self, &hash, true)?;
                 let _structure = self.structure.lock();
                 match (self.opened(&hash), self.index.get(&hash)?) {
                     (Some(blob), _) => blob,
@@ -155,6 +175,30 @@ impl Shared {
             return Err(StoreError::OtherSize { hash, held: blob.size(), claimed: size });
         }
         Ok(blob)
+    }
+
+    /// Removes the files of a blob that neither the index knows nor anybody has open.
+    pub fn remove_unknown(&self, hash: &ContentHash) -> Result<(), StoreError> {
+        let _structure = self.structure.lock();
+        let known = self.opened(hash).is_some() || self.index.get(hash)?.is_some();
+        if known { Ok(()) } else { self.layout.unlink(hash) }
+    }
+
+    /// Puts all that somebody has open on the list of the next flush, for an index that knows nothing of
+    /// it. Returns bytes and number of the blobs that nobody has open but that are counted. (A write that
+    /// is under way just now is counted among them; so much may lie above the cap until the next start.)
+    pub fn requeue_opened(&self) -> (u64, u64) {
+        let (mut bytes, mut blobs) = (self.space.of_blobs(), self.space.blobs());
+        let open: Vec<_> = self.open.iter().filter_map(|entry| entry.value().upgrade()).collect();
+        for blob in open {
+            let opened = !blob.holds_any() || blob.files().is_ok();
+            let mut state = blob.state();
+            if let Some(charged) = state.charged.filter(|_| opened) {
+                (bytes, blobs) = (bytes.saturating_sub(charged), blobs.saturating_sub(1));
+                blob.queue(&mut state);
+            }
+        }
+        (bytes, blobs)
     }
 
     fn insert(&self, blob: Blob) -> Arc<Blob> {
@@ -215,6 +259,12 @@ impl Shared {
         }
     }
 
+    /// Flushes if very many blobs wait for that.
+    pub fn limit_unflushed(&self) -> Result<(), StoreError> {
+        let too_many = self.pending.lock().blobs.len() >= MAX_UNFLUSHED;
+        if too_many { self.flush() } else { Ok(()) }
+    }
+
     /// Notes that something was written just now.
     pub fn note_write(&self) {
         self.last_write.store(self.opened_at.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -245,19 +295,39 @@ impl Shared {
         }
         let synced = self.sync(&mut snapshots);
         let _structure = self.structure.lock();
-        let written = self.index.write(|batch| {
-            for snapshot in snapshots.iter().filter(|snapshot| snapshot.blob.is_backed_by(&snapshot.files)) {
-                batch.put(&snapshot.blob.hash(), &snapshot.record)?;
-            }
-            touches.iter().try_for_each(|(hash, last_use)| batch.touch(hash, *last_use))
-        });
+        let written = self.write_flushed(&snapshots, touches);
         self.nothing_to_evict.store(false, Ordering::Relaxed);
         if written.is_err() {
+            self.metrics.store_write_errors.inc();
             for snapshot in &snapshots {
                 snapshot.blob.queue(&mut snapshot.blob.state());
             }
         }
         written.and(synced)
+    }
+
+    /// Tells the index, in commits of which each adds little to it.
+    fn write_flushed(&self, snapshots: &[Snapshot], touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
+        let limit = self.space.entries_per_commit();
+        for part in snapshots.chunks(limit) {
+            self.write_index(|batch| {
+                let mut backed = part.iter().filter(|snapshot| snapshot.blob.is_backed_by(&snapshot.files));
+                backed.try_for_each(|snapshot| batch.put(&snapshot.blob.hash(), &snapshot.record))
+            })?;
+        }
+        let touches: Vec<_> = touches.iter().collect();
+        for part in touches.chunks(limit) {
+            self.write_index(|batch| part.iter().try_for_each(|(hash, last_use)| batch.touch(hash, **last_use)))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `change` in one durable transaction of the index, and takes note of what that takes on the
+    /// disk. It should change no more than [`Space::entries_per_commit`].
+    pub fn write_index<T>(&self, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let written = self.index.write(change);
+        self.space.set_index(self.index.bytes_on_disk());
+        written
     }
 
     /// Makes the files of `snapshots` durable. What could not be made durable may be lost even if a
@@ -281,15 +351,19 @@ impl Shared {
 
     /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
     pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, || self.space.disk_shortfall(bytes) == 0)
+        self.reserve_if(bytes, WRITE_WAIT, || self.space.disk_shortfall(bytes) == 0)
     }
 
     /// Charges `bytes` that are already on the disk, evicting blobs if need be.
     pub fn reserve_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, || true)
+        self.reserve_if(bytes, ADD_WAIT, || true)
     }
 
-    fn reserve_if(&self, bytes: u64, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+    fn reserve_if(&self, bytes: u64, patience: Duration, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+        if !self.recovery.wait_until_counted(patience) {
+            return Err(StoreError::Full { wanted: bytes });
+        }
+        self.look_at_staged()?;
         if disk_has_room() && self.space.charge(bytes) {
             return Ok(());
         }
@@ -306,24 +380,58 @@ impl Shared {
     fn evict(&self, bytes: u64) -> Result<(), StoreError> {
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
-        sweep::sweep_tmp(&self.layout)?;
+        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
         let _structure = self.structure.lock();
         let wanted = bytes.saturating_add(self.space.surplus());
-        self.nothing_to_evict.store(true, Ordering::Relaxed);
-        let evicted = self.index.write(|batch| batch.evict(wanted, |hash| self.opened(hash).is_some()))?;
-        let freed: u64 = evicted.iter().map(|(_, record)| record.charge()).sum();
-        if freed >= bytes {
-            self.nothing_to_evict.store(false, Ordering::Relaxed);
+        let mut freed = 0;
+        while freed < wanted {
+            let step = self.evict_some(wanted - freed)?;
+            if step == 0 {
+                break;
+            }
+            freed += step;
         }
+        self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Evicts as many blobs as one commit may change, or fewer if that frees `bytes` bytes. Returns what
+    /// was freed.
+    fn evict_some(&self, bytes: u64) -> Result<u64, StoreError> {
+        let limit = self.space.entries_per_commit();
+        let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
+        let mut freed = 0;
         for (hash, record) in evicted {
             if let Err(error) = self.layout.unlink(&hash) {
                 tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
             }
+            freed += record.charge();
             self.space.release(record.charge());
             self.space.remove_blob();
             self.metrics.store_evicted_blobs.inc();
         }
+        Ok(freed)
+    }
+
+    /// Counts what files on their way in take, unless that was done a moment ago.
+    fn look_at_staged(&self) -> Result<(), StoreError> {
+        let now = self.opened_at.elapsed().as_millis() as u64;
+        let last = self.staged_looked_at.load(Ordering::Relaxed);
+        if now.saturating_sub(last) >= STAGED_INTERVAL_MS {
+            self.staged_looked_at.store(now, Ordering::Relaxed);
+            self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        }
         Ok(())
+    }
+
+    /// Evicts what is beyond the cap, where something that could not be reserved has taken more.
+    pub fn trim(&self) -> Result<(), StoreError> {
+        self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        match self.space.shortfall(0) {
+            0 => Ok(()),
+            _ if self.nothing_to_evict.load(Ordering::Relaxed) => Ok(()),
+            bytes => self.evict(bytes),
+        }
     }
 
     /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
@@ -331,7 +439,7 @@ impl Shared {
     pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
         let _structure = self.structure.lock();
         let charged = blob.clear();
-        self.index.write(|batch| batch.take(&blob.hash()))?;
+        self.write_index(|batch| batch.take(&blob.hash()))?;
         self.pending.lock().touches.remove(&blob.hash());
         self.layout.unlink(&blob.hash())?;
         if let Some(bytes) = charged {

@@ -1,14 +1,19 @@
 //! How much the store holds, and how much it may.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use super::Usage;
+use super::layout::SHARDS;
 use crate::metrics::Metrics;
 
 /// What an eviction frees beyond the need in a store of [`SURPLUS_FROM`] or more, in bytes (16 MiB).
@@ -17,13 +22,39 @@ const SURPLUS: u64 = 16 << 20;
 /// The capacity, in bytes, from which a surplus is evicted (1 GiB, 64 times the surplus).
 const SURPLUS_FROM: u64 = 1 << 30;
 
+/// What part of the capacity the index may grow by in one commit.
+const HEADROOM_PART: u64 = 64;
+
+/// The least that the index may grow by in one commit, in bytes (256 KiB). A new one takes 108 KiB.
+const MIN_HEADROOM: u64 = 256 << 10;
+
+/// The most that the index may grow by in one commit, in bytes (16 MiB).
+const MAX_HEADROOM: u64 = 16 << 20;
+
+/// What one changed entry may cost in the index until the commit after the next, in bytes: two pages
+/// of 4 KiB, copied for its keys are hashes, and as much again for its place by last use and for inner
+/// pages. Measured: eight commits of 1000 new entries each, among 60,000, made the file grow by 7 MiB.
+const ENTRY_COST: u64 = 16 << 10;
+
 /// The bytes charged for, reserved ones included, under the cap.
+///
+/// The index is charged for what it takes after each commit. A commit cannot be reserved to the byte,
+/// so the cap is kept away from it by what one commit may add, and commits are kept small accordingly.
 #[derive(Debug)]
 pub(super) struct Space {
     dir: PathBuf,
     capacity: u64,
     keep_free: u64,
+    /// What blobs take.
     used: AtomicU64,
+    /// What the index takes.
+    index: AtomicU64,
+    /// What files on their way in take, as of the last look.
+    staged: AtomicU64,
+    /// What those of them take that are being made blobs, and charged for as such.
+    moving: AtomicU64,
+    /// What files take that the index does not know, by the first byte of their hashes; part of `used`.
+    unknown: Mutex<[u64; SHARDS as usize]>,
     blobs: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -34,12 +65,24 @@ impl Space {
         metrics.store_bytes.add(used);
         metrics.store_blobs.add(blobs);
         let (capacity, keep_free) = (config.capacity, config.keep_free);
-        Self { dir: dir.to_owned(), capacity, keep_free, used: used.into(), blobs: blobs.into(), metrics }
+        Self {
+            dir: dir.to_owned(),
+            capacity,
+            keep_free,
+            used: used.into(),
+            index: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
+            moving: AtomicU64::new(0),
+            unknown: Mutex::new([0; SHARDS as usize]),
+            blobs: blobs.into(),
+            metrics,
+        }
     }
 
-    /// Takes `bytes` if the cap allows it.
+    /// Takes `bytes` for a blob if the cap allows it.
     pub fn charge(&self, bytes: u64) -> bool {
-        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.capacity);
+        let limit = self.blob_limit();
+        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
         let charged = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
         if charged {
             self.metrics.store_bytes.add(bytes);
@@ -47,10 +90,90 @@ impl Space {
         charged
     }
 
-    /// Gives `bytes` back.
+    /// Gives `bytes` of a blob back.
     pub fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.metrics.store_bytes.sub(bytes);
+    }
+
+    /// Charges `bytes` for the files of a shard that the index does not know; in place of what was charged
+    /// for them before. They are there, whatever the cap.
+    pub fn set_unknown(&self, shard: u8, bytes: u64) {
+        let before = std::mem::replace(&mut self.unknown.lock()[usize::from(shard)], bytes);
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.store_bytes.add(bytes);
+        self.release(before);
+    }
+
+    /// What is charged for files that the index does not know.
+    pub fn unknown(&self) -> u64 {
+        self.unknown.lock().iter().sum()
+    }
+
+    /// Charges `bytes` for a blob that was found in a shard, and no more as for something unknown.
+    pub fn charge_found(&self, shard: u8, bytes: u64) {
+        let mut unknown = self.unknown.lock();
+        let of_shard = &mut unknown[usize::from(shard)];
+        let new = bytes.saturating_sub(*of_shard);
+        *of_shard = of_shard.saturating_sub(bytes);
+        self.used.fetch_add(new, Ordering::Relaxed);
+        self.metrics.store_bytes.add(new);
+    }
+
+    /// Gives back what `blobs` blobs of `bytes` bytes together take, of which nothing is known any more.
+    pub fn forget_blobs(&self, (bytes, blobs): (u64, u64)) {
+        self.release(bytes);
+        self.blobs.fetch_sub(blobs, Ordering::Relaxed);
+        self.metrics.store_blobs.sub(blobs);
+    }
+
+    /// How many blobs are counted.
+    pub fn blobs(&self) -> u64 {
+        self.blobs.load(Ordering::Relaxed)
+    }
+
+    /// What blobs take, reserved room included, in bytes.
+    pub fn of_blobs(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what the index takes now.
+    pub fn set_index(&self, bytes: u64) {
+        self.set(&self.index, bytes);
+    }
+
+    /// Takes note of what files on their way in take now.
+    pub fn set_staged(&self, bytes: u64) {
+        self.set(&self.staged, bytes);
+    }
+
+    fn set(&self, part: &AtomicU64, bytes: u64) {
+        let before = part.swap(bytes, Ordering::Relaxed);
+        self.metrics.store_bytes.add(bytes);
+        self.metrics.store_bytes.sub(before);
+    }
+
+    /// Entries of the index that one commit may change.
+    pub fn entries_per_commit(&self) -> usize {
+        (self.headroom() / ENTRY_COST) as usize
+    }
+
+    /// What the index may grow by in one commit.
+    fn headroom(&self) -> u64 {
+        (self.capacity / HEADROOM_PART).clamp(MIN_HEADROOM, MAX_HEADROOM)
+    }
+
+    /// What blobs may take together. Moves in steps, so that not every commit moves it.
+    fn blob_limit(&self) -> u64 {
+        let steps = self.index.load(Ordering::Relaxed) / self.headroom() + 2;
+        let staged = self.staged.load(Ordering::Relaxed).saturating_sub(self.moving.load(Ordering::Relaxed));
+        self.capacity.saturating_sub((steps * self.headroom()).saturating_add(staged))
+    }
+
+    /// While the result lives, `bytes` of what is on its way in are not counted as such.
+    pub fn moving(&self, bytes: u64) -> Moving<'_> {
+        self.moving.fetch_add(bytes, Ordering::Relaxed);
+        Moving { space: self, bytes }
     }
 
     /// Counts one more blob.
@@ -67,13 +190,13 @@ impl Space {
 
     /// Bytes that have to go before `bytes` more fit within the cap and leave the disk the space to keep free.
     pub fn shortfall(&self, bytes: u64) -> u64 {
-        let over = self.used.load(Ordering::Relaxed).saturating_add(bytes).saturating_sub(self.capacity);
+        let over = self.of_blobs().saturating_add(bytes).saturating_sub(self.blob_limit());
         over.max(self.disk_shortfall(bytes))
     }
 
     /// Whether `bytes` could fit if everything were evicted.
     pub fn could_fit(&self, bytes: u64) -> bool {
-        bytes <= self.capacity
+        bytes <= self.blob_limit()
     }
 
     /// Bytes that have to go before the disk has room for `bytes` beside the space to keep free.
@@ -93,14 +216,23 @@ impl Space {
 
     /// The figures for people.
     pub fn usage(&self) -> Usage {
-        let used = self.used.load(Ordering::Relaxed);
+        let parts = [&self.used, &self.index, &self.staged];
+        let used = parts.iter().map(|part| part.load(Ordering::Relaxed)).fold(0, u64::saturating_add);
+        let room = self.blob_limit().saturating_sub(self.of_blobs());
         let on_disk = file_system_available(&self.dir).map_or(u64::MAX, |free| free.saturating_sub(self.keep_free));
-        Usage {
-            capacity: self.capacity,
-            used,
-            available: self.capacity.saturating_sub(used).min(on_disk),
-            blobs: self.blobs.load(Ordering::Relaxed),
-        }
+        Usage { capacity: self.capacity, used, available: room.min(on_disk), blobs: self.blobs.load(Ordering::Relaxed) }
+    }
+}
+
+/// See [`Space::moving`].
+pub(super) struct Moving<'a> {
+    space: &'a Space,
+    bytes: u64,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.space.moving.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -117,15 +249,26 @@ fn file_system_available(path: &Path) -> io::Result<u64> {
     Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
 }
 
+/// Bytes that the file at `path` takes on the disk; 0 if there is none.
+pub(super) fn bytes_on_disk(path: &Path) -> u64 {
+    // `st_blocks` counts 512 bytes each, whatever the file system's block is.
+    fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// `room` bytes for blobs beside an index that has just been made.
+    fn space(room: u64, used: u64, metrics: &Arc<Metrics>) -> Space {
+        let config = super::super::Config { dir: "/".into(), capacity: room + 2 * MIN_HEADROOM, keep_free: 0 };
+        Space::new(&config.dir, &config, used, 1, metrics.clone())
+    }
+
     #[test]
     fn the_cap_is_never_passed_and_gauges_follow() {
         let metrics = Arc::new(Metrics::default());
-        let config = super::super::Config { dir: "/".into(), capacity: 100, keep_free: 0 };
-        let space = Space::new(&config.dir, &config, 60, 1, metrics.clone());
+        let space = space(100, 60, &metrics);
         assert!(!space.charge(41));
         assert!(!space.charge(u64::MAX));
         assert!(space.charge(40));
@@ -133,6 +276,24 @@ mod tests {
         assert_eq!(metrics.store_bytes.get(), 100);
         space.release(100);
         assert_eq!((space.usage().used, metrics.store_bytes.get()), (0, 0));
+    }
+
+    #[test]
+    fn the_index_and_files_on_their_way_in_count() {
+        let metrics = Arc::new(Metrics::default());
+        let space = space(MIN_HEADROOM, 1000, &metrics);
+        space.set_index(108 << 10);
+        space.set_staged(5000);
+        assert_eq!((space.usage().used, metrics.store_bytes.get()), (6000 + (108 << 10), 6000 + (108 << 10)));
+        assert!(!space.charge(MIN_HEADROOM - 5999));
+        let moving = space.moving(1000);
+        assert_eq!(space.shortfall(MIN_HEADROOM - 5000), 0);
+        drop(moving);
+        assert!(space.charge(MIN_HEADROOM - 6000));
+        // What the index may grow by before it is looked at again stays free.
+        space.set_index(MIN_HEADROOM);
+        assert_eq!(space.shortfall(0), MIN_HEADROOM - 5000);
+        assert!(space.usage().used + MIN_HEADROOM <= space.usage().capacity);
     }
 
     #[test]

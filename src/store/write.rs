@@ -9,7 +9,7 @@ use super::StoreError;
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::Files;
-use super::record::content_bytes;
+use super::record::{Origin, content_charge};
 use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_from};
 
 impl Blob {
@@ -21,7 +21,8 @@ impl Blob {
         if self.has(groups.clone()) {
             return Ok(());
         }
-        let reserved = bytes_of(self.size(), &groups).len();
+        self.shared.limit_unflushed()?;
+        let reserved = content_charge(self.size(), [&groups]);
         self.shared.reserve(reserved)?;
         let files = match self.begin_write() {
             Ok(files) => files,
@@ -63,13 +64,24 @@ impl Blob {
             return Ok(files.clone());
         }
         let outboard = self.outboard_charge();
-        self.shared.reserve(outboard)?;
+        // Until the copy has taken the place of the damaged file, there are two.
+        let copy = self.repair_charge()?;
+        self.shared.reserve(outboard + copy)?;
         let prepared = self.prepare_files();
         // Charged only if the files are new.
-        if !matches!(prepared, Ok((_, true))) {
-            self.shared.space.release(outboard);
-        }
+        let unused = if matches!(prepared, Ok((_, true))) { copy } else { outboard + copy };
+        self.shared.space.release(unused);
         prepared.map(|(files, _)| files)
+    }
+
+    /// What a copy of what is held takes, if the content file was complete and must not be written to.
+    fn repair_charge(&self) -> Result<u64, StoreError> {
+        let mut state = self.state();
+        if state.charged.is_none() || state.complete {
+            return Ok(0);
+        }
+        let sealed = self.open_files(&mut state)?.sealed.load(Ordering::Acquire);
+        Ok(if sealed { content_charge(self.size(), state.held.iter()) } else { 0 })
     }
 
     /// The files, and whether they are new and their outboard is now charged for.
@@ -121,7 +133,7 @@ impl Blob {
         let current = state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files));
         if let Some((reserved, proof)) = written {
             let gaps: Vec<_> = if current { state.held.gaps(&groups).collect() } else { Vec::new() };
-            let added = content_bytes(self.size(), &gaps);
+            let added = content_charge(self.size(), &gaps);
             self.shared.space.release(reserved - added);
             if current {
                 state.charged = state.charged.map(|charged| charged + added);
@@ -134,7 +146,7 @@ impl Blob {
         }
         if current && !state.complete && writers == 0 && state.held_groups == group_count(self.size()) {
             // If the mode cannot be set, the file is still never written to while it is open here.
-            if let Err(error) = files.seal() {
+            if let Err(error) = files.seal(state.origin == Origin::Local) {
                 tracing::warn!(%error, "a complete blob could not be made read-only");
             }
             state.complete = true;

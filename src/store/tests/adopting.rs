@@ -62,18 +62,19 @@ fn adopting_what_is_held_pins_it_and_replaces_what_is_partial() {
         assert_eq!((info.complete, info.origin, info.pinned), (true, Origin::Local, true));
     }
     assert!(handle.is_complete() && partial.read_all(&store).unwrap());
-    let bytes = |sample: &Sample| sample.size() + sample.outboard.len() as u64;
-    assert_eq!((store.usage().used, store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
+    let bytes = Sample::charge;
+    assert_eq!((of_blobs(&store), store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
     assert_eq!(tmp_files(dir.path()), 0);
     drop((handle, store));
     let store = open(dir.path());
-    assert_eq!((store.usage().used, store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
+    assert_eq!((of_blobs(&store), store.usage().blobs), (bytes(&complete) + bytes(&partial), 2));
     assert!(store.lookup(&complete.hash).unwrap().unwrap().pinned);
 }
 
 #[test]
 fn added_blobs_are_never_evicted_and_need_room() {
     let dir = tempfile::tempdir().unwrap();
+    // Room for one group and some bytes more, with an outboard.
     let store = open_with(dir.path(), 2 * GROUP_LEN);
     let (fetched, added, more) = (Sample::new(GROUP, 1), Sample::new(GROUP + 1, 2), Sample::new(GROUP, 3));
     fetched.write_all(&store);
@@ -119,4 +120,18 @@ fn opening_sweeps_abandoned_files_and_leaves_those_under_a_lock() {
     let store = open(dir.path());
     assert_eq!(tmp_files(dir.path()), 2);
     store.adopt(staged.blob()).unwrap();
+}
+
+#[test]
+fn adding_what_is_damaged_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP, 1);
+    for part in [content_path, outboard_path] {
+        sample.write_all(&store);
+        flip(&part(dir.path(), &sample.hash), 7);
+        store.adopt(stage_file(dir.path(), &sample.content).blob()).unwrap();
+        assert!(sample.read_all(&store).unwrap());
+        assert_eq!(of_blobs(&store), sample.charge());
+    }
 }

@@ -36,11 +36,11 @@ fn a_partial_blob_survives_a_restart_and_is_resumed() {
     let store = open(dir.path());
     sample.write(&store, 2..4).unwrap();
     sample.write(&store, 9..10).unwrap();
-    let used = store.usage().used;
+    let used = of_blobs(&store);
     drop(store);
 
     let store = open(dir.path());
-    assert_eq!(store.usage().used, used);
+    assert_eq!(of_blobs(&store), used);
     let info = store.lookup(&sample.hash).unwrap().unwrap();
     assert_eq!((info.size, info.complete, info.held_bytes), (sample.size(), false, 2 * GROUP_LEN + 5));
     let blob = store.blob(&sample.hash).unwrap().unwrap();
@@ -99,7 +99,7 @@ fn what_is_no_whole_groups_or_not_covered_is_refused() {
     }
     let other = Sample::new(GROUP, 2);
     assert!(blob.write(0, &other.content, &other.proof(0..1)).is_err());
-    assert_eq!(store.usage().used, 0);
+    assert_eq!(of_blobs(&store), 0);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn writers_of_the_same_groups_do_not_disturb_each_other() {
         }
     });
     assert!(sample.read_all(&store).unwrap());
-    assert_eq!(store.usage().used, sample.size() + sample.outboard.len() as u64);
+    assert_eq!(of_blobs(&store), sample.charge());
     assert!(store.lookup(&sample.hash).unwrap().unwrap().complete);
 }
 
@@ -158,7 +158,7 @@ fn a_removed_blob_is_gone_but_an_open_file_stays_readable() {
     let mut file = blob.content_file().unwrap();
     store.remove(&sample.hash).unwrap();
     assert!(!blob.is_complete() && !content_path(dir.path(), &sample.hash).exists());
-    assert_eq!((store.usage().used, store.usage().blobs), (0, 0));
+    assert_eq!((of_blobs(&store), store.usage().blobs), (0, 0));
     let mut copy = Vec::new();
     std::io::Read::read_to_end(&mut file, &mut copy).unwrap();
     assert_eq!(copy, sample.content);
@@ -217,4 +217,17 @@ fn a_blob_is_listed_from_the_moment_it_is_complete() {
     }
     store.flush().unwrap();
     assert_eq!(store.complete_blobs(None, 10).unwrap(), expected);
+}
+
+#[test]
+fn blobs_that_wait_to_be_flushed_are_few_however_many_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for number in 0..1000u32 {
+        let content = number.to_le_bytes().to_vec();
+        let (hash, outboard) = build_outboard(&content);
+        Sample { hash, content, outboard }.write_all(&store);
+        let unflushed = store.shared.pending.lock().blobs.len();
+        assert!(unflushed <= 257, "{unflushed} keep their files open");
+    }
 }

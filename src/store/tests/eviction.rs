@@ -24,7 +24,7 @@ fn the_least_recently_used_blob_makes_room() {
     assert!(!content_path(dir.path(), &samples[1].hash).exists());
     samples[4].write_all(&store);
     assert_eq!(held(&store, &samples), [true, false, false, true, true]);
-    assert_eq!(store.usage().used, 3 * GROUP_LEN);
+    assert_eq!(of_blobs(&store), 3 * GROUP_LEN);
     assert_eq!(store.shared.metrics.store_evicted_blobs.get(), 2);
 }
 
@@ -73,7 +73,7 @@ fn a_write_that_fails_at_once_leaves_nothing() {
     let store = open_with(dir.path(), 100);
     let sample = Sample::new(3 * GROUP, 1);
     assert!(matches!(sample.write(&store, 0..1), Err(StoreError::Full { .. })));
-    assert_eq!((store.usage().used, store.usage().blobs), (0, 0));
+    assert_eq!((of_blobs(&store), store.usage().blobs), (0, 0));
     assert!(!content_path(dir.path(), &sample.hash).exists());
 }
 
@@ -83,4 +83,51 @@ fn space_to_keep_free_on_the_disk_is_kept() {
     let config = Config { dir: dir.path().to_owned(), capacity: 1 << 30, keep_free: u64::MAX / 2 };
     let store = Store::open(config, Arc::default()).unwrap();
     assert!(matches!(small(1).write(&store, 0..1), Err(StoreError::Full { .. })));
+}
+
+#[test]
+fn what_is_open_or_mapped_stays_readable_when_it_is_evicted_and_is_then_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), 2 * GROUP_LEN);
+    let samples: Vec<_> = (0..3).map(small).collect();
+    let blob = samples[0].write_all(&store);
+    let mut file = blob.content_file().unwrap();
+    // SAFETY: a complete content file is never written to, only unlinked.
+    let map = unsafe { memmap2::Mmap::map(&file).unwrap() };
+    drop(blob);
+    samples[1..].iter().for_each(|sample| drop(sample.write_all(&store)));
+    assert_eq!(held(&store, &samples), [false, true, true]);
+    assert!(!content_path(dir.path(), &samples[0].hash).exists());
+    assert_eq!(map[..], samples[0].content);
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut read).unwrap();
+    assert_eq!(read, samples[0].content);
+    // The next one writes it anew, to another file.
+    samples[0].write_all(&store);
+    assert!(samples[0].read_all(&store).unwrap());
+    assert_eq!(map[..], samples[0].content);
+}
+
+#[test]
+fn what_is_being_served_is_not_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Sample::new(4 * GROUP, 1);
+    // An outboard takes a block.
+    let store = open_with(dir.path(), sample.charge() + 2 * GROUP_LEN);
+    sample.write_all(&store);
+    let served = store.blob(&sample.hash).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| {
+            for _ in 0..50 {
+                for group in sample.all() {
+                    let groups = group..group + 1;
+                    assert_eq!(read_groups(&served, groups.clone()).unwrap(), sample.bytes(&groups));
+                    served.read_proof(std::slice::from_ref(&groups)).unwrap();
+                }
+            }
+        });
+        (10..60).for_each(|seed| drop(small(seed).write_all(&store)));
+        serving.join().unwrap();
+    });
+    assert!(served.is_complete() && store.shared.metrics.store_evicted_blobs.get() >= 48);
 }

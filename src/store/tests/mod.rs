@@ -6,6 +6,8 @@ mod crashes;
 mod damage;
 mod eviction;
 mod model;
+mod quota;
+mod rebuilding;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,11 @@ impl Sample {
 
     fn size(&self) -> u64 {
         self.content.len() as u64
+    }
+
+    /// What all of it takes on the disk, in bytes: whole blocks.
+    fn charge(&self) -> u64 {
+        self.size().next_multiple_of(4096) + (self.outboard.len() as u64).next_multiple_of(4096)
     }
 
     fn all(&self) -> Range<u64> {
@@ -71,17 +78,37 @@ impl Sample {
     }
 }
 
+/// What is kept for the index of a small store, in bytes.
+const INDEX_ROOM: u64 = 512 << 10;
+
 /// A store of 64 MiB in `dir`.
 fn open(dir: &Path) -> Store {
-    open_with(dir, 64 << 20)
+    try_open(dir, 64 << 20).unwrap()
 }
 
-fn open_with(dir: &Path, capacity: u64) -> Store {
-    try_open(dir, capacity).unwrap()
+/// A store in `dir` with room for `room` bytes of blobs.
+fn open_with(dir: &Path, room: u64) -> Store {
+    try_open(dir, room + INDEX_ROOM).unwrap()
+}
+
+/// What all files below `dir` take on the disk, in bytes, as `du` counts it, without the directories.
+fn on_disk(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { on_disk(&path) } else { path.metadata().map_or(0, |file| file.blocks() * 512) })
+        .sum()
+}
+
+/// What the blobs take on the disk, in bytes.
+fn of_blobs(store: &Store) -> u64 {
+    store.shared.space.of_blobs()
 }
 
 fn try_open(dir: &Path, capacity: u64) -> Result<Store, StoreError> {
-    Store::open(Config { dir: dir.to_owned(), capacity, keep_free: 0 }, Arc::new(Metrics::default()))
+    let store = Store::open(Config { dir: dir.to_owned(), capacity, keep_free: 0 }, Arc::new(Metrics::default()))?;
+    store.shared.recovery.wait_until_done();
+    Ok(store)
 }
 
 fn content_path(dir: &Path, hash: &ContentHash) -> PathBuf {

@@ -1,0 +1,171 @@
+//! Taking over the files of a blob that the index does not know, as far as they verify.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use rangemap::RangeSet;
+
+use super::StoreError;
+use super::error::io_error;
+use super::files::{Files, KEPT_BIT, Stamp};
+use super::read::{check_groups, is_damage};
+use super::record::{Origin, Record};
+use super::recovery::Work;
+use super::shared::Shared;
+use crate::ids::ContentHash;
+use crate::verify::{GROUP_LEN, MAX_BLOB_LEN, bytes_of, group_count};
+
+/// Groups that are read and verified at a time (1 MiB).
+const STEP_GROUPS: u64 = 64;
+
+/// A blob of up to so many bytes that somebody asks for is verified while he waits (16 MiB, some
+/// 10 ms); a larger one when its turn comes.
+const AT_ONCE: u64 = 16 << 20;
+
+/// What of a blob's files was found right.
+pub(super) struct Verified {
+    hash: ContentHash,
+    record: Record,
+    files: Files,
+    stamp: Stamp,
+}
+
+impl Verified {
+    /// Bytes of content found right.
+    pub fn bytes(&self) -> u64 {
+        self.record.held_bytes()
+    }
+}
+
+/// Takes over what there is of `hash`, if the index is being rebuilt. `always`, or only if that takes a moment.
+/// The caller must not hold the lock of the structure.
+pub(super) fn on_demand(shared: &Arc<Shared>, hash: &ContentHash, always: bool) -> Result<(), StoreError> {
+    if shared.recovery.work() != Work::Rebuild {
+        return Ok(());
+    }
+    let Ok(metadata) = fs::symlink_metadata(shared.layout.content(hash)) else { return Ok(()) };
+    if always || metadata.len() <= AT_ONCE {
+        let verified = verify(shared, hash, &|| true)?;
+        if let Some(blob) = &verified {
+            blob.files.sync(&shared.layout, hash)?;
+            shared.layout.sync_shard(hash)?;
+        }
+        take_over(shared, verified.into_iter().collect())?;
+    }
+    Ok(())
+}
+
+/// Reads and checks the files of `hash`; none if the index knows it, or nothing of it is right, or it
+/// `goes_on` no more.
+pub(super) fn verify(
+    shared: &Shared,
+    hash: &ContentHash,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<Verified>, StoreError> {
+    if shared.opened(hash).is_some() || shared.index.get(hash)?.is_some() {
+        return Ok(None);
+    }
+    let path = shared.layout.content(hash);
+    let size = match fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_BLOB_LEN => metadata.len(),
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("stat", &path)(error)),
+    };
+    let files = match Files::open(&shared.layout, hash, size) {
+        Ok(files) => files,
+        Err(StoreError::Missing { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = files.content.metadata().map_err(io_error("stat", &path))?;
+    let stamp = files.stamp()?;
+    // The last group proves the size, which is otherwise only the length of a file.
+    let last = group_count(size) - 1;
+    let mut held = RangeSet::new();
+    check(&files, hash, size, last..last + 1, &mut held)?;
+    if held.is_empty() {
+        return Ok(None);
+    }
+    let mut at = 0;
+    while let Some(groups) = next_groups(&files.content, size, at) {
+        if !goes_on() {
+            return Ok(None);
+        }
+        check(&files, hash, size, groups.clone(), &mut held)?;
+        at = groups.end;
+    }
+    let kept = metadata.mode() & KEPT_BIT != 0;
+    let origin = if kept { Origin::Local } else { Origin::Fetched };
+    let last_use = metadata.mtime().max(metadata.atime()).max(0) as u64 * 1000;
+    let record = Record::new(size, &held, origin, kept, last_use);
+    Ok(Some(Verified { hash: *hash, record, files, stamp }))
+}
+
+/// Tells the index what was found right, all of it durable; tells how many blobs those were. What
+/// somebody has opened, removed or replaced meanwhile is left alone.
+pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<usize, StoreError> {
+    if verified.is_empty() {
+        return Ok(0);
+    }
+    let _structure = shared.structure.lock();
+    let mut taken = Vec::new();
+    for blob in verified {
+        let same = Files::open(&shared.layout, &blob.hash, blob.record.size).and_then(|files| files.stamp());
+        let untouched = matches!(same, Ok(stamp) if stamp == blob.stamp);
+        if untouched && shared.opened(&blob.hash).is_none() && shared.index.get(&blob.hash)?.is_none() {
+            taken.push(blob);
+        }
+    }
+    shared.write_index(|batch| taken.iter().try_for_each(|blob| batch.put(&blob.hash, &blob.record)))?;
+    for blob in &taken {
+        shared.space.charge_found(blob.hash.as_bytes()[0], blob.record.charge());
+        shared.space.add_blob();
+    }
+    Ok(taken.len())
+}
+
+/// Adds to `held` what of `groups` is right.
+fn check(
+    files: &Files,
+    hash: &ContentHash,
+    size: u64,
+    groups: Range<u64>,
+    held: &mut RangeSet<u64>,
+) -> Result<(), StoreError> {
+    let mut bytes = vec![0; bytes_of(size, &groups).len() as usize];
+    match files.content.read_exact_at(&mut bytes, groups.start * GROUP_LEN) {
+        Ok(()) => {}
+        Err(error) if is_damage(&error) && groups.end - groups.start == 1 => return Ok(()),
+        Err(error) if is_damage(&error) => {
+            return groups.into_iter().try_for_each(|group| check(files, hash, size, group..group + 1, held));
+        }
+        Err(error) => return Err(io_error("read", &files.content_path)(error)),
+    }
+    if check_groups(files, hash, size, &groups, &bytes)? {
+        held.insert(groups);
+        return Ok(());
+    }
+    if groups.end - groups.start == 1 {
+        return Ok(());
+    }
+    groups.into_iter().try_for_each(|group| check(files, hash, size, group..group + 1, held))
+}
+
+/// The next groups from `at` on that have bytes on the disk, a step at most.
+fn next_groups(content: &File, size: u64, at: u64) -> Option<Range<u64>> {
+    let count = group_count(size);
+    let from = libc::off_t::try_from(at * GROUP_LEN).ok().filter(|_| at < count)?;
+    // SAFETY: lseek takes a file descriptor, which `content` keeps open, and no pointer.
+    let data = unsafe { libc::lseek(content.as_raw_fd(), from, libc::SEEK_DATA) };
+    let first = match u64::try_from(data) {
+        Ok(data) => data / GROUP_LEN,
+        Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => return None,
+        // A file system that cannot tell: all of it is looked at.
+        Err(_) => at,
+    };
+    (first < count).then(|| first..(first + STEP_GROUPS).min(count))
+}

@@ -1,0 +1,344 @@
+//! The index: what is held, by hash, by have-key and by last use. A database of its own (redb), so
+//! that opening it costs the same however many blobs there are.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use parking_lot::{RwLock, RwLockWriteGuard};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+
+use super::StoreError;
+use super::error::{index_error, io_error};
+use super::record::Record;
+use super::space::bytes_on_disk;
+use crate::ids::{ContentHash, HaveKey};
+
+/// The format of the tables and of [`Record`]; another one is refused.
+const FORMAT_VERSION: u64 = 2;
+
+/// Bytes of the database that are kept in memory (8 MiB; redb's own default is 1 GiB).
+const CACHE_LEN: usize = 8 << 20;
+
+type Key = &'static [u8; 32];
+const BLOBS: TableDefinition<Key, &[u8]> = TableDefinition::new("blobs");
+const HAVE: TableDefinition<Key, Key> = TableDefinition::new("have");
+/// Only what may be evicted, by last use.
+const LRU: TableDefinition<(u64, Key), ()> = TableDefinition::new("lru");
+const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+
+/// Names in [`NUMBERS`]: the format, what all records are charged for, how many there are, whether
+/// the store was closed in order, and whether all files that were there before the index are looked at.
+const VERSION: &str = "version";
+const BYTES: &str = "bytes";
+const COUNT: &str = "blobs";
+const CLEAN: &str = "clean";
+const REBUILT: &str = "rebuilt";
+
+/// The open index. A commit that fails closes the database, and so does damage, which also sets the
+/// file aside; whatever comes next opens it again.
+pub(super) struct Index {
+    path: PathBuf,
+    database: RwLock<Opened>,
+    /// Told when an index has been made that knows nothing of the files there are.
+    made: Box<dyn Fn() + Send + Sync>,
+}
+
+/// The database; none after a failure, until it is opened again.
+#[derive(Default)]
+struct Opened {
+    database: Option<Database>,
+    /// How many times it has been opened.
+    times: u64,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// Opens or makes the index at `path`; one that is damaged is set aside. `made` is called whenever
+    /// one has been made or [`Batch::set_rebuilt`] has not been called since, here or later.
+    pub fn open(path: &Path, made: impl Fn() + Send + Sync + 'static) -> Result<Self, StoreError> {
+        let index = Self { path: path.to_owned(), database: RwLock::default(), made: Box::new(made) };
+        let result = index.reopen(&mut index.database.write());
+        result.map(|()| index)
+    }
+
+    /// What the index takes on the disk, with one that was set aside, in bytes.
+    pub fn bytes_on_disk(&self) -> u64 {
+        bytes_on_disk(&self.path) + bytes_on_disk(&self.aside())
+    }
+
+    /// Runs `change` in one durable transaction; an error undoes it.
+    pub fn write<T>(&self, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        self.with_database(|database| write(database, change))
+    }
+
+    /// The record of `hash`.
+    pub fn get(&self, hash: &ContentHash) -> Result<Option<Record>, StoreError> {
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(BLOBS)?;
+            table.get(hash.as_bytes())?.map(|value| decode(value.value())).transpose()
+        })
+    }
+
+    /// The hash that `key` is the have-key of.
+    pub fn find(&self, key: &HaveKey) -> Result<Option<ContentHash>, StoreError> {
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(HAVE)?;
+            Ok(table.get(&key.0)?.map(|value| ContentHash::from_bytes(*value.value())))
+        })
+    }
+
+    /// Up to `limit` complete blobs with their sizes, by hash, beginning after `after`.
+    pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(BLOBS)?;
+            let from = after.as_ref().map_or(Unbounded, |hash| Excluded(hash.as_bytes()));
+            let mut found = Vec::new();
+            for entry in table.range::<&[u8; 32]>((from, Unbounded))? {
+                if found.len() == limit {
+                    break;
+                }
+                let (hash, record) = entry?;
+                let record = decode(record.value())?;
+                if record.is_complete() {
+                    found.push((ContentHash::from_bytes(*hash.value()), record.size));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// What `work` makes of the database. After a failure of the disk the database refuses everything
+    /// until it has been opened again: it is closed, so that the next call does that.
+    fn with_database<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let mut opened = self.database.read();
+        if opened.database.is_none() {
+            drop(opened);
+            let mut closed = self.database.write();
+            if closed.database.is_none() {
+                self.reopen(&mut closed)?;
+            }
+            opened = RwLockWriteGuard::downgrade(closed);
+        }
+        let times = opened.times;
+        let database = opened.database.as_ref().expect("it was opened while nobody else could close it");
+        let result = caught(|| work(database)).map_err(|error| index_error(&self.path, error));
+        drop(opened);
+        if let Err(StoreError::Index { .. } | StoreError::IndexDamaged { .. }) = &result {
+            let mut opened = self.database.write();
+            // Somebody may have opened it again meanwhile.
+            if opened.times == times && opened.database.is_some() {
+                close(&mut opened.database);
+                if let Err(StoreError::IndexDamaged { source, .. }) = &result {
+                    self.set_aside(source)?;
+                }
+            }
+        }
+        result
+    }
+
+    fn reopen(&self, closed: &mut Opened) -> Result<(), StoreError> {
+        let opened = self.try_open().or_else(|error| match error {
+            StoreError::IndexDamaged { source, .. } => self.set_aside(&source).and_then(|()| self.try_open()),
+            error => Err(error),
+        });
+        let (opened, is_rebuilt) = opened?;
+        *closed = Opened { database: Some(opened), times: closed.times + 1 };
+        if !is_rebuilt {
+            (self.made)();
+        }
+        Ok(())
+    }
+
+    /// The database, and whether it knows of all files.
+    fn try_open(&self) -> Result<(Database, bool), StoreError> {
+        let opened = caught(|| {
+            let database = Builder::new().set_cache_size(CACHE_LEN).create(&self.path)?;
+            let found = write(&database, |batch| match batch.number(VERSION)? {
+                0 => batch.numbers.insert(VERSION, FORMAT_VERSION).map(|_| (FORMAT_VERSION, false)).map_err(Into::into),
+                found => Ok((found, batch.number(REBUILT)? == 1)),
+            })?;
+            Ok((database, found))
+        });
+        let (database, (found, is_rebuilt)) = opened.map_err(|error| index_error(&self.path, error))?;
+        if found != FORMAT_VERSION {
+            return Err(StoreError::IndexVersion { path: self.path.clone(), found, known: FORMAT_VERSION });
+        }
+        Ok((database, is_rebuilt))
+    }
+
+    /// Renames the damaged file, in the place of one that was renamed before.
+    fn set_aside(&self, why: &redb::Error) -> Result<(), StoreError> {
+        let aside = self.aside();
+        fs::rename(&self.path, &aside).map_err(io_error("rename", &self.path))?;
+        let (path, aside) = (self.path.display(), aside.display());
+        tracing::error!(
+            "the index {path} was damaged ({why}); it is now {aside}, and a new one is made from the files"
+        );
+        Ok(())
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.path.with_extension("redb.damaged")
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        close(&mut self.database.get_mut().database);
+    }
+}
+
+fn write<T>(database: &Database, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    // After a crash the file is opened without a walk through it.
+    transaction.set_quick_repair(true);
+    let result = change(&mut Batch {
+        blobs: transaction.open_table(BLOBS)?,
+        have: transaction.open_table(HAVE)?,
+        lru: transaction.open_table(LRU)?,
+        numbers: transaction.open_table(NUMBERS)?,
+    })?;
+    transaction.commit()?;
+    Ok(result)
+}
+
+/// What `work` makes of a database. redb panics on some damage: that is an error like any other.
+fn caught<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    // After a panic the database is closed, and nothing else that `work` could leave half done is used.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(redb::Error::Corrupted(text.unwrap_or("redb panicked").to_owned()))
+    })
+}
+
+/// Closes the database, which may panic if it is damaged.
+fn close(database: &mut Option<Database>) {
+    let database = database.take();
+    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+        tracing::warn!("the index could not be closed in order");
+    }
+}
+
+/// The tables in one write transaction.
+pub(super) struct Batch<'t> {
+    blobs: Table<'t, Key, &'static [u8]>,
+    have: Table<'t, Key, Key>,
+    lru: Table<'t, (u64, Key), ()>,
+    numbers: Table<'t, &'static str, u64>,
+}
+
+impl Batch<'_> {
+    /// The record of `hash`.
+    pub fn get(&self, hash: &ContentHash) -> Result<Option<Record>, redb::Error> {
+        self.blobs.get(hash.as_bytes())?.map(|value| decode(value.value())).transpose()
+    }
+
+    /// Sets the record of `hash`.
+    pub fn put(&mut self, hash: &ContentHash, record: &Record) -> Result<(), redb::Error> {
+        self.take(hash)?;
+        let value = postcard::to_allocvec(record).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+        self.blobs.insert(hash.as_bytes(), value.as_slice())?;
+        self.have.insert(&hash.have_key().0, hash.as_bytes())?;
+        if record.is_evictable() {
+            self.lru.insert((record.last_use, hash.as_bytes()), ())?;
+        }
+        self.add(BYTES, record.charge())?;
+        self.add(COUNT, 1)
+    }
+
+    /// Removes the record of `hash` and returns it.
+    pub fn take(&mut self, hash: &ContentHash) -> Result<Option<Record>, redb::Error> {
+        let Some(record) = self.blobs.remove(hash.as_bytes())?.map(|value| decode(value.value())).transpose()? else {
+            return Ok(None);
+        };
+        self.have.remove(&hash.have_key().0)?;
+        self.lru.remove((record.last_use, hash.as_bytes()))?;
+        self.add(BYTES, record.charge().wrapping_neg())?;
+        self.add(COUNT, 1u64.wrapping_neg())?;
+        Ok(Some(record))
+    }
+
+    /// Sets the last use of `hash`, if it has a record.
+    pub fn touch(&mut self, hash: &ContentHash, last_use: u64) -> Result<(), redb::Error> {
+        match self.get(hash)? {
+            Some(record) if record.last_use < last_use => self.put(hash, &Record { last_use, ..record }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the least recently used records that `in_use` does not name, until `bytes` bytes
+    /// are free, `limit` are gone or no more can go, and returns them.
+    pub fn evict(
+        &mut self,
+        bytes: u64,
+        limit: usize,
+        in_use: impl Fn(&ContentHash) -> bool,
+    ) -> Result<Vec<(ContentHash, Record)>, redb::Error> {
+        let mut chosen = Vec::new();
+        let mut freed = 0;
+        for entry in self.lru.iter()? {
+            if freed >= bytes || chosen.len() >= limit {
+                break;
+            }
+            let hash = ContentHash::from_bytes(*entry?.0.value().1);
+            if in_use(&hash) {
+                continue;
+            }
+            if let Some(record) = self.get(&hash)? {
+                freed += record.charge();
+                chosen.push((hash, record));
+            }
+        }
+        for (hash, _) in &chosen {
+            self.take(hash)?;
+        }
+        Ok(chosen)
+    }
+
+    /// The latest use of a blob that may be evicted.
+    pub fn latest_use(&self) -> Result<u64, redb::Error> {
+        Ok(self.lru.last()?.map_or(0, |entry| entry.0.value().0))
+    }
+
+    /// What all records are charged for, and how many there are.
+    pub fn totals(&self) -> Result<(u64, u64), redb::Error> {
+        Ok((self.number(BYTES)?, self.number(COUNT)?))
+    }
+
+    /// Notes whether the store is closed in order, and returns what was noted before.
+    pub fn set_clean(&mut self, clean: bool) -> Result<bool, redb::Error> {
+        let before = self.number(CLEAN)? == 1;
+        self.numbers.insert(CLEAN, u64::from(clean))?;
+        Ok(before)
+    }
+
+    /// Notes that all files that were there before the index have been looked at.
+    pub fn set_rebuilt(&mut self) -> Result<(), redb::Error> {
+        self.numbers.insert(REBUILT, 1)?;
+        Ok(())
+    }
+
+    fn number(&self, name: &str) -> Result<u64, redb::Error> {
+        Ok(self.numbers.get(name)?.map_or(0, |value| value.value()))
+    }
+
+    fn add(&mut self, name: &'static str, difference: u64) -> Result<(), redb::Error> {
+        let sum = self.number(name)?.wrapping_add(difference);
+        self.numbers.insert(name, sum)?;
+        Ok(())
+    }
+}
+
+fn decode(value: &[u8]) -> Result<Record, redb::Error> {
+    postcard::from_bytes(value).map_err(|error| redb::Error::Corrupted(format!("a blob's record: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! An index that is damaged or gone is made anew from the files.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::store::Origin;
+use crate::store::import::{Source, stage};
+use crate::store::recovery::Work;
+
+/// A closed store with a blob of one group, one of several, a partial one, and one added here.
+struct Filled {
+    dir: tempfile::TempDir,
+    small: Sample,
+    large: Sample,
+    partial: Sample,
+    added: Sample,
+}
+
+fn add(store: &Store, dir: &Path, sample: &Sample) {
+    let staged = stage(dir, Source::Stream(&mut sample.content.as_slice()), &|_| {}).unwrap();
+    store.adopt(staged.blob()).unwrap();
+}
+
+fn filled() -> Filled {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let samples = [100, 70 * GROUP + 5, 90 * GROUP, 3 * GROUP];
+    let [small, large, partial, added] = std::array::from_fn(|seed| Sample::new(samples[seed], seed as u8));
+    small.write_all(&store);
+    large.write_all(&store);
+    // With the last group, which proves the size, and without a step's worth in between.
+    partial.write(&store, 3..5).unwrap();
+    partial.write(&store, 80..90).unwrap();
+    add(&store, dir.path(), &added);
+    store.close().unwrap();
+    Filled { dir, small, large, partial, added }
+}
+
+fn index(dir: &Path) -> PathBuf {
+    dir.join("index.redb")
+}
+
+impl Filled {
+    /// All is there as it was, and nothing else is counted.
+    fn assert_all_there(&self, store: &Store) {
+        for sample in [&self.small, &self.large, &self.added] {
+            assert!(sample.read_all(store).unwrap());
+        }
+        let info = |sample: &Sample| store.lookup(&sample.hash).unwrap().unwrap();
+        for sample in [&self.small, &self.large, &self.partial] {
+            assert_eq!((info(sample).origin, info(sample).pinned), (Origin::Fetched, false));
+        }
+        assert_eq!((info(&self.added).origin, info(&self.added).pinned), (Origin::Local, true));
+        let partial = store.blob(&self.partial.hash).unwrap().unwrap();
+        assert_eq!(partial.verified().iter().cloned().collect::<Vec<_>>(), [3..5, 80..90]);
+        assert_eq!(read_groups(&partial, 3..5).unwrap(), self.partial.bytes(&(3..5)));
+        let complete: u64 = [&self.small, &self.large, &self.added].iter().map(|sample| sample.charge()).sum();
+        let outboard = (self.partial.outboard.len() as u64).next_multiple_of(4096);
+        assert_eq!(of_blobs(store), complete + 12 * GROUP_LEN + outboard);
+        assert_eq!(store.usage().blobs, 4);
+        assert_eq!(store.shared.metrics.store_blobs.get(), 4);
+        assert_eq!(store.shared.metrics.store_bytes.get(), store.usage().used);
+    }
+}
+
+#[test]
+fn what_verifies_survives_the_loss_of_the_index_and_of_a_page_of_it() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    type Damage = fn(&Path);
+    let damages: [Damage; 5] = [
+        |index| fs::remove_file(index).unwrap(),
+        |index| fs::write(index, b"this is no index").unwrap(),
+        |index| fs::OpenOptions::new().write(true).open(index).unwrap().set_len(5000).unwrap(),
+        |index| fs::OpenOptions::new().write(true).open(index).unwrap().write_all_at(&[0xa5; 512], 0).unwrap(),
+        // All but the header.
+        |index| {
+            let len = fs::metadata(index).unwrap().len() as usize - 4096;
+            fs::OpenOptions::new().write(true).open(index).unwrap().write_all_at(&vec![0xff; len], 4096).unwrap();
+        },
+    ];
+    for damage in damages {
+        damage(&index(dir));
+        let store = open(dir);
+        filled.assert_all_there(&store);
+        store.close().unwrap();
+        drop(store);
+        // And it is clean: the next start has nothing to do.
+        let store =
+            Store::open(Config { dir: dir.to_owned(), capacity: 64 << 20, keep_free: 0 }, Arc::default()).unwrap();
+        assert_eq!(store.shared.recovery.work(), Work::Nothing);
+    }
+}
+
+#[test]
+fn wherever_the_index_is_damaged_nobody_panics_and_what_is_claimed_is_right() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    let sound = fs::read(index(dir)).unwrap();
+    for page in 0..sound.len() / 4096 {
+        for bytes in [&[0xff; 4096][..], &[0; 4096], &[0xff; 3]] {
+            fs::write(index(dir), &sound).unwrap();
+            let file = fs::OpenOptions::new().write(true).open(index(dir)).unwrap();
+            file.write_all_at(bytes, page as u64 * 4096 + 8).unwrap();
+            let store = open(dir);
+            // The first call may be the one that meets the damage; it says so, and the next finds a new index.
+            for sample in [&filled.small, &filled.large, &filled.added, &filled.partial] {
+                let _ = store.lookup(&sample.hash);
+                let _ = store.find(&sample.hash.have_key());
+                let _ = store.flush();
+            }
+            store.shared.recovery.wait_until_done();
+            for sample in [&filled.small, &filled.large, &filled.added, &filled.partial] {
+                let Some(blob) = store.blob(&sample.hash).unwrap() else { continue };
+                for groups in blob.verified().iter() {
+                    assert_eq!(read_groups(&blob, groups.clone()).unwrap(), sample.bytes(groups), "page {page}");
+                }
+            }
+            // Only what is in the index can be lost, never what was added here.
+            assert!(content_path(dir, &filled.added.hash).exists(), "page {page}");
+            let _ = store.close();
+            drop(store);
+            // What a wrong index has made the store forget is put back for the next round.
+            refill(&filled);
+        }
+    }
+}
+
+fn refill(filled: &Filled) {
+    let dir = filled.dir.path();
+    fs::remove_file(index(dir)).unwrap();
+    let store = open(dir);
+    filled.small.write_all(&store);
+    filled.large.write_all(&store);
+    filled.partial.write(&store, 3..5).unwrap();
+    filled.partial.write(&store, 80..90).unwrap();
+    assert_eq!(store.lookup(&filled.added.hash).unwrap().unwrap().origin, Origin::Local);
+    store.close().unwrap();
+}
+
+#[test]
+fn what_does_not_verify_is_not_claimed() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    flip(&content_path(dir, &filled.small.hash), 9);
+    flip(&content_path(dir, &filled.large.hash), 66 * GROUP_LEN + 1);
+    // Without its last group there is no telling how long it is.
+    flip(&content_path(dir, &filled.partial.hash), 89 * GROUP_LEN);
+    // An outboard without content, and content that nobody knows.
+    fs::write(outboard_path(dir, &ContentHash::of(b"none")), [0; 64]).unwrap();
+    fs::write(content_path(dir, &ContentHash::of(b"garbage")), [0; 64]).unwrap();
+    fs::remove_file(index(dir)).unwrap();
+    let store = open(dir);
+    assert_eq!(store.usage().blobs, 2);
+    assert!(store.lookup(&filled.small.hash).unwrap().is_none() && filled.added.read_all(&store).unwrap());
+    let large = store.blob(&filled.large.hash).unwrap().unwrap();
+    assert_eq!(large.missing(filled.large.all()), std::slice::from_ref(&(66..67)));
+    for gone in [filled.small.hash, filled.partial.hash, ContentHash::of(b"none"), ContentHash::of(b"garbage")] {
+        assert!(!content_path(dir, &gone).exists() && !outboard_path(dir, &gone).exists());
+    }
+    // The damaged group is mended as ever.
+    filled.large.write(&store, 66..67).unwrap();
+    assert!(filled.large.read_all(&store).unwrap());
+    let used = filled.large.charge() + filled.added.charge();
+    assert_eq!(of_blobs(&store), used);
+}
+
+#[test]
+fn what_somebody_asks_for_is_looked_at_first_and_not_overwritten() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    fs::remove_file(index(dir)).unwrap();
+    let config = Config { dir: dir.to_owned(), capacity: 64 << 20, keep_free: 0 };
+    let shared = crate::store::shared::Shared::open(config, Arc::default()).unwrap();
+    // Without the thread nothing is taken over but what is asked for.
+    assert!(shared.lookup(&filled.added.hash).unwrap().is_none());
+    let blob = shared.open_blob(&filled.added.hash).unwrap().unwrap();
+    assert_eq!((blob.info().origin, blob.is_complete()), (Origin::Local, true));
+    assert!(shared.create_partial(filled.large.hash, filled.large.size()).unwrap().is_complete());
+    shared.remove_unknown(&filled.small.hash).unwrap();
+    assert!(shared.open_blob(&filled.small.hash).unwrap().is_none());
+}
+
+#[test]
+fn an_index_damaged_while_it_is_open_is_replaced_and_open_blobs_keep_all() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    let store = open(dir);
+    let handle = store.blob(&filled.large.hash).unwrap().unwrap();
+    let more = Sample::new(2 * GROUP, 8);
+    more.write_all(&store);
+    // What redb would find in a damaged page.
+    let damaged = store.shared.write_index(|_| -> Result<(), redb::Error> { panic!("a page with no type") });
+    assert!(matches!(damaged, Err(StoreError::IndexDamaged { .. })), "{damaged:?}");
+    assert!(dir.join("index.redb.damaged").exists());
+    store.lookup(&filled.small.hash).unwrap();
+    store.shared.recovery.wait_until_done();
+    store.flush().unwrap();
+    assert!(handle.is_complete() && more.read_all(&store).unwrap());
+    drop(handle);
+    store.remove(&more.hash).unwrap();
+    filled.assert_all_there(&store);
+}
+
+#[test]
+fn a_rebuild_that_was_broken_off_goes_on_at_the_next_start() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    fs::remove_file(index(dir)).unwrap();
+    for _ in 0..3 {
+        // Closed as soon as it is open, whatever the thread has done by then.
+        let config = Config { dir: dir.to_owned(), capacity: 64 << 20, keep_free: 0 };
+        drop(Store::open(config, Arc::default()).unwrap());
+    }
+    filled.assert_all_there(&open(dir));
+}
+
+#[test]
+fn blobs_added_here_stay_marked_when_they_are_mended_or_were_fetched_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (fetched, damaged) = (Sample::new(2 * GROUP, 1), Sample::new(5 * GROUP, 2));
+    fetched.write_all(&store);
+    for sample in [&fetched, &damaged] {
+        add(&store, dir.path(), sample);
+    }
+    flip(&content_path(dir.path(), &damaged.hash), 2 * GROUP_LEN);
+    assert!(damaged.read_all(&store).is_err());
+    damaged.write(&store, 2..3).unwrap();
+    store.close().unwrap();
+    drop(store);
+    fs::remove_file(index(dir.path())).unwrap();
+    let store = open(dir.path());
+    for sample in [&fetched, &damaged] {
+        let info = store.lookup(&sample.hash).unwrap().unwrap();
+        assert_eq!((info.complete, info.origin, info.pinned), (true, Origin::Local, true));
+    }
+}
+
+#[test]
+fn what_is_found_beyond_the_cap_makes_room_but_not_what_was_added() {
+    let filled = filled();
+    let dir = filled.dir.path();
+    fs::remove_file(index(dir)).unwrap();
+    let store = open_with(dir, filled.added.charge() + GROUP_LEN);
+    store.shared.trim().unwrap();
+    assert!(filled.added.read_all(&store).unwrap());
+    assert!(store.lookup(&filled.large.hash).unwrap().is_none());
+    assert!(store.usage().used <= store.usage().capacity && on_disk(dir) <= store.usage().capacity);
+}

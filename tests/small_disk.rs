@@ -1,0 +1,201 @@
+//! The cache on a real file system (tmpfs) that is full, read-only, or loses files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use byhash::ids::{BlobRange, ContentHash};
+use byhash::metrics::Metrics;
+use byhash::store::import::{Source, stage};
+use byhash::store::{Config, Store, StoreError};
+use byhash::verify::{Proof, build_outboard, group_count, proof_runs};
+
+const MIB: u64 = 1 << 20;
+
+/// A mounted tmpfs; unmounted when dropped.
+struct SmallDisk {
+    dir: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// One of `size` bytes. None, with a word about it, where nothing can be mounted; with CI set that is a failure.
+    fn mount(size: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "byhash-test"]).arg(dir.path()).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self { dir });
+        }
+        assert!(std::env::var_os("CI").is_none(), "a tmpfs cannot be mounted: run as root");
+        eprintln!("skipped: a tmpfs cannot be mounted without root");
+        None
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    fn remount(&self, option: &str) {
+        let options = format!("remount,{option}");
+        let status = Command::new("mount").args(["-o", &options]).arg(self.dir.path()).status().unwrap();
+        assert!(status.success(), "{options}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path()).status();
+    }
+}
+
+struct Blob {
+    hash: ContentHash,
+    content: Vec<u8>,
+    proof: Proof,
+}
+
+fn blob(seed: u64, len: u64) -> Blob {
+    let mut content = vec![0; len as usize];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut content);
+    let (hash, outboard) = build_outboard(&content);
+    let all = std::iter::once(0..group_count(len)).collect::<Vec<_>>();
+    assert_eq!(proof_runs(len, &all).iter().map(|run| run.len).sum::<usize>(), outboard.len());
+    let proof = Proof::verify(&hash, len, &all, outboard).unwrap();
+    Blob { hash, content, proof }
+}
+
+impl Blob {
+    fn write(&self, store: &Store) -> Result<(), StoreError> {
+        store.create_partial(self.hash, self.content.len() as u64)?.write(0, &self.content, &self.proof)
+    }
+
+    /// Whether it is held; if so, rightly.
+    fn is_held(&self, store: &Store) -> bool {
+        let Some(blob) = store.blob(&self.hash).unwrap().filter(|blob| blob.is_complete()) else { return false };
+        assert_eq!(blob.read(BlobRange::new(0, u64::MAX)).unwrap(), self.content);
+        true
+    }
+}
+
+fn try_open(dir: &Path, capacity: u64, keep_free: u64) -> Result<Store, StoreError> {
+    Store::open(Config { dir: dir.to_owned(), capacity, keep_free }, Arc::new(Metrics::default()))
+}
+
+fn open(dir: &Path, capacity: u64, keep_free: u64) -> Store {
+    try_open(dir, capacity, keep_free).unwrap()
+}
+
+#[test]
+fn a_disk_that_is_full_refuses_some_writes_and_harms_nothing() {
+    let Some(disk) = SmallDisk::mount(6 * MIB) else { return };
+    // The cap is far above what there is, and nothing is kept free.
+    let store = open(&disk.cache(), 64 * MIB, 0);
+    // Large ones, of which the last does not fit, and small ones for the holes.
+    let blobs: Vec<_> = (0..40).map(|seed| blob(seed, if seed < 10 { MIB } else { 60_000 })).collect();
+    let mut refused = 0;
+    for blob in &blobs {
+        match blob.write(&store) {
+            Ok(()) => {}
+            Err(StoreError::Io { source, .. }) => {
+                assert_eq!(source.raw_os_error(), Some(libc::ENOSPC), "{source}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        // Neither may the index, and it says so; what is in memory is read.
+        let _ = store.flush();
+    }
+    assert!(refused > 10, "{refused}");
+    let held = blobs.iter().filter(|blob| blob.is_held(&store)).count();
+    assert!(held >= 3, "{held}");
+    // Whoever adds is told.
+    let source = blob(99, 2 * MIB);
+    let added = stage(&disk.cache(), Source::Stream(&mut source.content.as_slice()), &|_| {});
+    let refused = added.map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("No space left on device"), "{refused}");
+    // When there is room again, all goes on, and after a restart too.
+    for blob in &blobs[..2] {
+        store.remove(&blob.hash).unwrap();
+    }
+    source.write(&store).unwrap_or_else(|error| panic!("{error}; 2 MiB have been removed"));
+    let small = blob(98, 60_000);
+    store.remove(&source.hash).unwrap();
+    small.write(&store).unwrap();
+    store.flush().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = open(&disk.cache(), 64 * MIB, 0);
+    assert!(small.is_held(&store));
+    // Of the others some are held; `is_held` has looked at the bytes of those.
+    assert!(blobs.iter().filter(|blob| blob.is_held(&store)).count() > 0);
+}
+
+#[test]
+fn room_that_is_to_stay_free_stays_free() {
+    let Some(disk) = SmallDisk::mount(8 * MIB) else { return };
+    let store = open(&disk.cache(), 64 * MIB, 2 * MIB);
+    let blobs: Vec<_> = (0..30).map(|seed| blob(seed, MIB / 2)).collect();
+    for blob in &blobs {
+        blob.write(&store).unwrap();
+        let free = fs_free(&disk.cache());
+        // The index is written to without asking.
+        assert!(free + MIB / 2 >= 2 * MIB, "{free} bytes are free");
+    }
+    assert!(blobs[29].is_held(&store) && !blobs[0].is_held(&store));
+}
+
+/// Free bytes on the file system of `path`.
+fn fs_free(path: &Path) -> u64 {
+    let output = Command::new("df").args(["--block-size=1", "--output=avail"]).arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().nth(1).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_read_only_file_system_is_refused_by_name_and_taken_up_when_it_is_writable() {
+    let Some(disk) = SmallDisk::mount(16 * MIB) else { return };
+    let store = open(&disk.cache(), 8 * MIB, 0);
+    let (before, after) = (blob(1, MIB), blob(2, MIB));
+    before.write(&store).unwrap();
+    store.close().unwrap();
+    drop(store);
+    // All files of the store are closed, else it could not be remounted. (That calls begin to fail with EROFS
+    // while it is open is tried in `crash_points`.)
+    disk.remount("ro");
+    let refused = try_open(&disk.cache(), 8 * MIB, 0).unwrap_err().to_string();
+    assert!(refused.contains("Read-only file system") && refused.contains("cache"), "{refused}");
+    disk.remount("rw");
+    let store = open(&disk.cache(), 8 * MIB, 0);
+    assert!(before.is_held(&store));
+    after.write(&store).unwrap();
+    assert!(after.is_held(&store));
+}
+
+#[test]
+fn files_that_vanish_or_are_cut_short_while_the_store_is_open_are_fetched_again() {
+    let Some(disk) = SmallDisk::mount(16 * MIB) else { return };
+    let store = open(&disk.cache(), 8 * MIB, 0);
+    let blobs: Vec<_> = (0..3).map(|seed| blob(seed, 100_000)).collect();
+    blobs.iter().for_each(|blob| blob.write(&store).unwrap());
+    store.flush().unwrap();
+    let path = |blob: &Blob| {
+        let name = blob.hash.to_string();
+        disk.cache().join("blobs").join(&name[..2]).join(name)
+    };
+    std::fs::remove_file(path(&blobs[0])).unwrap();
+    let cut = std::fs::OpenOptions::new().write(true).open(path(&blobs[1])).unwrap();
+    cut.set_len(50_000).unwrap();
+    std::fs::remove_dir_all(disk.cache().join("tmp")).unwrap();
+    for blob in &blobs {
+        if let Some(held) = store.blob(&blob.hash).unwrap() {
+            match held.read(BlobRange::new(0, u64::MAX)) {
+                Ok(bytes) => assert_eq!(bytes, blob.content),
+                Err(error) => {
+                    assert!(matches!(error, StoreError::Missing { .. } | StoreError::Corrupt { .. }), "{error}")
+                }
+            }
+        }
+        blob.write(&store).unwrap();
+        assert!(blob.is_held(&store));
+    }
+}
