@@ -112,7 +112,7 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
-        let device = mount(directory.path(), &MountOptions { allow_other: false }).unwrap();
+        let device = mount(directory.path(), &MountOptions { allow_other: false, ..MountOptions::default() }).unwrap();
         let here = || MountEntry::at(directory.path()).unwrap().map(|entry| entry.kind);
         assert_eq!(here().as_deref(), Some(crate::fuse::FS_TYPE));
         // The kernel's first request waits on the device: at least a header of 40 bytes.
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_the_helper_complains_of_is_passed_on() {
-        match mount(Path::new("/no/such/place"), &MountOptions { allow_other: false }) {
+        match mount(Path::new("/no/such/place"), &MountOptions { allow_other: false, ..MountOptions::default() }) {
             Err(MountError::Helper { message, .. }) => assert!(message.contains("/no/such/place"), "{message}"),
             Err(MountError::NoPrivilege) => eprintln!("skipped: no fusermount3"),
             other => panic!("{other:?}"),

@@ -3,5 +3,6 @@
 mod life;
 mod memory_source;
 mod mounted;
+mod passthrough;
 mod with_fuse;
 mod without_fuse;

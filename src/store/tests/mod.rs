@@ -6,6 +6,7 @@ mod crashes;
 mod damage;
 mod eviction;
 mod model;
+mod whole;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
