@@ -199,7 +199,7 @@ impl fuser::Filesystem for Adapter {
         handle: FileHandle,
         offset: u64,
         size: u32,
-        flags: OpenFlags,
+        _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -212,9 +212,8 @@ impl fuser::Filesystem for Adapter {
         if let Some(bytes) = at_hand {
             return reply.data(&bytes);
         }
-        // Who reads through the kernel's cache can be killed while we work; who reads past it cannot.
-        let waits = flags.0 & libc::O_DIRECT != 0 || self.modes.is_direct();
-        let caller = if waits { request.pid() } else { 0 };
+        // The kernel holds who reads past its cache, or again what failed to be read ahead.
+        let caller = request.pid();
         self.spawn("read", move |fs| async move {
             match unless_told_to_end(caller, fs.read(handle.0, offset, size)).await {
                 Ok(bytes) => reply.data(&bytes),

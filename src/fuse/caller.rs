@@ -1,5 +1,7 @@
 //! The process that waits for a reply, watched: the kernel holds it until we answer, and does not tell
-//! us of signals (fuser declines FUSE_INTERRUPT), so that whoever is told to end is answered early.
+//! us of signals (fuser declines FUSE_INTERRUPT), so that whoever is told to end is answered early. That
+//! holds for lookups and opens, for reads past the kernel's cache, and for those by which the kernel
+//! reads again, page by page, what failed to be read ahead.
 
 use std::time::Duration;
 

@@ -40,6 +40,8 @@ pub struct FakeBlob {
     pub whole: Option<PathBuf>,
     /// How making it whole is answered; `Give` does what it can.
     pub make_whole: Answer,
+    /// Whether there is room for it.
+    pub fits: bool,
 }
 
 /// What was asked.
@@ -86,6 +88,7 @@ impl MemorySource {
             holders: Vec::new(),
             whole: None,
             make_whole: Answer::Give,
+            fits: true,
         };
         alter(&mut blob);
         self.0.blobs.lock().insert(hash, blob);
@@ -185,7 +188,9 @@ impl BlobSource for MemorySource {
             self.answer(answer, ()).await?;
             let mut blobs = self.0.blobs.lock();
             let blob = blobs.get_mut(&hash).expect("the blob was added");
-            blob.state = BlobState::Complete;
+            if blob.fits {
+                blob.state = BlobState::Complete;
+            }
             Ok(blob.whole.is_some())
         })
     }

@@ -24,12 +24,12 @@ pub fn fuse_is_here(test: &str) -> bool {
 
 /// Mounts `source` at `directory`.
 pub fn mount(directory: &Path, source: &MemorySource, runtime: &Runtime) -> Result<Mount, MountError> {
-    Mount::new(directory, filesystem(source), MountOptions::default(), runtime.handle().clone())
+    Mount::new(directory, Arc::new(filesystem(source)), MountOptions::default(), runtime.handle().clone())
 }
 
-fn filesystem(source: &MemorySource) -> Arc<Filesystem> {
+fn filesystem(source: &MemorySource) -> Filesystem {
     let owner = Owner { uid: 0, gid: 0 };
-    Arc::new(Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner))
+    Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner)
 }
 
 /// A mount in a directory of its own. Fields are dropped in this order.
@@ -60,15 +60,24 @@ impl Mounted {
         None
     }
 
+    /// The same; opens fetch the whole blob first.
+    pub fn hydrating(test: &str) -> Option<Self> {
+        Self::start(test, MountOptions::default(), Filesystem::hydrating)
+    }
+
     /// The same, as `options` say.
     pub fn with(test: &str, options: MountOptions) -> Option<Self> {
+        Self::start(test, options, |fs| fs)
+    }
+
+    fn start(test: &str, options: MountOptions, alter: impl FnOnce(Filesystem) -> Filesystem) -> Option<Self> {
         if !fuse_is_here(test) {
             return None;
         }
         let source = MemorySource::default();
         let directory = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
-        let fs = filesystem(&source);
+        let fs = Arc::new(alter(filesystem(&source)));
         let mount = Mount::new(directory.path(), Arc::clone(&fs), options, runtime.handle().clone()).unwrap();
         Some(Self { mount, runtime, source, fs, directory, files: tempfile::tempdir().unwrap() })
     }

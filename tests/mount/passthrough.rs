@@ -67,9 +67,14 @@ fn a_blob_that_becomes_whole_while_it_is_open_is_read_rightly_both_ways() {
     m.source.alter(hash, |blob| (blob.state, blob.whole) = (BlobState::Complete, Some(file)));
     let passed = File::open(&path).unwrap();
     assert_eq!(all_of(&passed), bytes);
-    assert_eq!(reads(&m), 0, "passed through while the other is open");
+    // The kernel may still read ahead of what was looked at of the map, but not as far as here.
+    let far = |m: &Mounted| {
+        let calls = m.source.take_calls();
+        calls.iter().any(|call| matches!(call, Call::Read(range) if range.start >= 4 << 20))
+    };
+    assert!(!far(&m), "passed through while the other is open");
     assert_eq!(map[..], bytes[..]);
-    assert!(reads(&m) > 0, "the first one still streams");
+    assert!(far(&m), "the first one still streams");
     assert_eq!(all_of(&streamed), bytes);
     let numbers = [passed.metadata().unwrap(), streamed.metadata().unwrap(), std::fs::metadata(&path).unwrap()];
     assert!(numbers.iter().all(|meta| meta.ino() == number), "stat shows one file");
