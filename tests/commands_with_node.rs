@@ -104,6 +104,7 @@ impl ControlHandler for MadeUp {
                 lanes_open: 2,
                 transfers_pending: 0,
                 metrics: BTreeMap::from([("reads".into(), 5)]),
+                mount: Vec::new(),
                 notes: Vec::new(),
             }
         })

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use byhash::config::{NodeConfig, StateDir};
+use byhash::config::{MountConfig, NodeConfig, StateDir};
 use byhash::daemon::Node;
 use byhash::ids::{BlobRange, ContentHash, PeerSpec};
 use byhash::metrics::Metrics;
@@ -52,6 +52,7 @@ pub fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
         open: true,
         cache_size: 64 << 30,
         serve_rate: None,
+        mount: MountConfig::default(),
     }
 }
 

@@ -91,9 +91,25 @@ pub(super) struct NodeFlags {
     serve_rate: Option<String>,
 }
 
+/// How a node is to mount.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct MountFlags {
+    /// Let other users read the mount too, if it is not root's; /etc/fuse.conf must allow it
+    #[arg(long)]
+    allow_other: bool,
+
+    /// Fetch a file whole when it is opened, for programs that cannot bear an error in the middle
+    #[arg(long)]
+    hydrate: bool,
+
+    /// Check what is read from the cache once, or always: on every read, which is slower
+    #[arg(long, value_name = "once|always")]
+    verify: Option<String>,
+}
+
 impl NodeFlags {
     /// The node's configuration, checked, the secret's file too. Nothing is made on disk.
-    pub(super) fn node(&self) -> Result<NodeConfig, CommandError> {
+    pub(super) fn node(&self, mount: MountFlags) -> Result<NodeConfig, CommandError> {
         let given = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
         let flags = RawConfig {
             state: None,
@@ -104,6 +120,9 @@ impl NodeFlags {
             open: self.open.then_some(true),
             cache_size: self.cache_size.clone(),
             serve_rate: self.serve_rate.clone(),
+            allow_other: mount.allow_other.then_some(true),
+            hydrate: mount.hydrate.then_some(true),
+            verify: mount.verify,
         };
         let node = self.which.layers(flags)?.node()?;
         if let Some(file) = &node.secret_file {

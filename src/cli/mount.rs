@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::background;
 use super::failure::CommandError;
-use super::flags::NodeFlags;
+use super::flags::{MountFlags, NodeFlags};
 use super::node::run_node;
 
 /// The arguments of `byhash mount`.
@@ -24,12 +24,15 @@ pub(super) struct Mount {
     detached: bool,
 
     #[command(flatten)]
+    mount: MountFlags,
+
+    #[command(flatten)]
     node: NodeFlags,
 }
 
 impl Mount {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        let config = self.node.node()?;
+        let config = self.node.node(self.mount)?;
         let mountpoint = std::path::absolute(&self.mountpoint)
             .map_err(|error| CommandError::Misused(format!("'{}': {error}", self.mountpoint.display())))?;
         if self.detached {

@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use super::failure::CommandError;
 use super::output::print;
 use super::signals::Signals;
-use crate::config::{NodeConfig, StateDir};
+use crate::config::{NodeConfig, StateDir, Verify};
 use crate::control::{Client, ControlHandler, ControlListener, serve};
 use crate::daemon::{self, Node};
 use crate::fs::{Filesystem, Owner};
-use crate::fuse::{Mount, MountOptions};
+use crate::fuse::{Mount, MountOptions, Passthrough};
 use crate::ids::PeerId;
 
 /// How long reads and writes on disk that are still under way may hold up the end of a node.
@@ -69,7 +69,7 @@ async fn attend(
     let handler: Arc<dyn ControlHandler> = node.clone();
     let control = tokio::spawn(serve(listener, handler, async { drop(stopped.await) }));
     let mount = match mountpoint {
-        Some(path) => Some(mount_at(node, path).await?),
+        Some(path) => Some(mount_at(node, config, path).await?),
         None => None,
     };
     announce(node.id(), node.listen_addr());
@@ -94,13 +94,24 @@ async fn attend(
     ended.unwrap_or_else(|error| Err(failed(error)))
 }
 
-async fn mount_at(node: &Arc<Node>, path: PathBuf) -> Result<Mount, CommandError> {
+async fn mount_at(node: &Arc<Node>, config: &NodeConfig, path: PathBuf) -> Result<Mount, CommandError> {
     let source = Arc::new(node.engine().clone());
-    let filesystem = Arc::new(Filesystem::new(source, node.metrics().clone(), Owner::of_process()));
+    let mut filesystem = Filesystem::new(source, node.metrics().clone(), Owner::of_process());
+    if config.mount.hydrate {
+        filesystem = filesystem.hydrating();
+    }
+    let filesystem = Arc::new(filesystem);
+    let defaults = MountOptions::default();
+    let (passthrough, direct) = match config.mount.verify {
+        // The store keeps a file of its own where the blobs are.
+        Verify::Once => (Passthrough::Like(config.store().lock_file()), false),
+        Verify::Always => (Passthrough::Off("every read is checked (--verify=always)".to_owned()), true),
+    };
+    let options = MountOptions { allow_other: defaults.allow_other || config.mount.allow_other, passthrough, direct };
     let runtime = tokio::runtime::Handle::current();
-    let mounting = move || Mount::new(&path, filesystem, MountOptions::default(), runtime);
+    let mounting = move || Mount::new(&path, filesystem, options, runtime);
     let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(failed)?;
-    node.note_mount(mount.path().to_owned(), mount.notes());
+    node.note_mount(mount.path().to_owned(), mount.modes());
     Ok(mount)
 }
 

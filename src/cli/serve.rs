@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::failure::CommandError;
-use super::flags::NodeFlags;
+use super::flags::{MountFlags, NodeFlags};
 use super::node::run_node;
 
 /// The arguments of `byhash serve`.
@@ -15,6 +15,6 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        run_node(&self.node.node()?, None)
+        run_node(&self.node.node(MountFlags::default())?, None)
     }
 }

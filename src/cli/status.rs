@@ -39,6 +39,7 @@ fn for_people(status: &NodeStatus) -> String {
     ];
     if let Some(mountpoint) = &status.mountpoint {
         rows.push(row("mounted", mountpoint.display().to_string()));
+        rows.extend(status.mount.iter().map(|sentence| row("", sentence.clone())));
     }
     rows.extend([
         row(
@@ -57,7 +58,11 @@ fn for_people(status: &NodeStatus) -> String {
             format!("{} from peers, wrong replies: {}", size(metric("fetched_bytes")), metric("wrong_bytes")),
         ),
         row("served", format!("{} to peers", size(metric("served_bytes")))),
-        row("read", format!("{} through the mount, errors: {}", size(metric("read_bytes")), metric("read_errors"))),
+        row("read", format!("{} through the node, errors: {}", size(metric("read_bytes")), metric("read_errors"))),
+        row(
+            "opened",
+            format!("{} passed through, {} streamed", metric("opens_passed_through"), metric("opens_streamed")),
+        ),
     ]);
     rows.extend(status.notes.iter().map(|note| row("note", note.clone())));
     columns(&rows)
@@ -95,6 +100,7 @@ mod tests {
             lanes_open: 2,
             transfers_pending: 1,
             metrics: BTreeMap::from([("served_bytes".to_owned(), 5 << 20)]),
+            mount: vec!["no passthrough: because".into()],
             notes: vec!["nobody may connect".into()],
         });
         for part in [
@@ -105,6 +111,7 @@ mod tests {
             "/mnt/net",
             "3.0 MiB of 10.0 GiB",
             "5.0 MiB to peers",
+            "no passthrough: because",
             "nobody may connect",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");

@@ -14,7 +14,8 @@ mod state_dir;
 pub use error::ConfigError;
 pub use layers::{Layers, Surroundings};
 pub use node::{
-    DEFAULT_CACHE_SIZE, DEFAULT_LISTEN, KEEP_FREE, MAX_CACHE_SIZE, MIN_CACHE_SIZE, NodeConfig, store_config,
+    DEFAULT_CACHE_SIZE, DEFAULT_LISTEN, KEEP_FREE, MAX_CACHE_SIZE, MIN_CACHE_SIZE, MountConfig, NodeConfig, Verify,
+    store_config,
 };
 pub use raw::RawConfig;
 pub use state_dir::StateDir;

@@ -53,6 +53,29 @@ pub struct NodeConfig {
     /// The most that is sent to peers, in bytes a second, at least 64 KiB; `None`: as much
     /// as goes.
     pub serve_rate: Option<u64>,
+    /// How it mounts, if it does.
+    pub mount: MountConfig,
+}
+
+/// How a node mounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountConfig {
+    /// Whether other users than the mounting one may read; root's mount is open to all in any case.
+    pub allow_other: bool,
+    /// Whether an open fetches the whole blob first.
+    pub hydrate: bool,
+    /// How often what is on disk is checked.
+    pub verify: Verify,
+}
+
+/// How often what is on disk is checked against its hash.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Once in the life of a node, and again when the file has changed.
+    #[default]
+    Once,
+    /// On every read, none of which the kernel then answers by itself.
+    Always,
 }
 
 impl NodeConfig {
@@ -111,6 +134,14 @@ impl Layers {
                 Some((origin, text)) => Some(parse_rate(text).map_err(|reason| value(origin, "serve-rate", reason))?),
                 None => None,
             },
+            mount: MountConfig {
+                allow_other: self.pick(|raw| raw.allow_other.as_ref()).is_some_and(|(_, on)| *on),
+                hydrate: self.pick(|raw| raw.hydrate.as_ref()).is_some_and(|(_, on)| *on),
+                verify: match self.pick(|raw| raw.verify.as_ref()) {
+                    Some((origin, text)) => parse_verify(text).map_err(|reason| value(origin, "verify", reason))?,
+                    None => Verify::Once,
+                },
+            },
         })
     }
 
@@ -138,6 +169,14 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let wanted =
         || format!("'{text}' is not an address: IP:PORT is wanted, for instance {DEFAULT_LISTEN} or [::]:7117");
     text.parse().map_err(|_| wanted())
+}
+
+fn parse_verify(text: &str) -> Result<Verify, String> {
+    match text {
+        "once" => Ok(Verify::Once),
+        "always" => Ok(Verify::Always),
+        _ => Err(format!("'{text}' is neither 'once' nor 'always'")),
+    }
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
@@ -206,6 +245,9 @@ mod tests {
             open: Some(true),
             cache_size: Some("1.5GiB".into()),
             serve_rate: Some("50MB".into()),
+            allow_other: Some(true),
+            hydrate: Some(true),
+            verify: Some("always".into()),
         })
         .unwrap();
         assert_eq!(config.listen, "[::1]:0".parse().unwrap());
@@ -215,6 +257,7 @@ mod tests {
         assert!(config.open);
         assert_eq!(config.cache_size, 3 << 29);
         assert_eq!(config.serve_rate, Some(50_000_000));
+        assert_eq!(config.mount, MountConfig { allow_other: true, hydrate: true, verify: Verify::Always });
     }
 
     #[test]
@@ -227,6 +270,8 @@ mod tests {
         refused(peer("h:1"), &["--peer", "'h:1'", "--secret-file"]);
         let allow = RawConfig { allow: Some(vec!["me".into()]), ..RawConfig::default() };
         refused(allow, &["--allow", "'me'"]);
+        let verify = RawConfig { verify: Some("often".into()), ..RawConfig::default() };
+        refused(verify, &["--verify", "'often'", "'always'"]);
     }
 
     #[test]

@@ -27,6 +27,12 @@ pub struct RawConfig {
     pub cache_size: Option<String>,
     /// The most that is sent to peers in a second, as `50MB`.
     pub serve_rate: Option<String>,
+    /// Whether other users than the mounting one may read.
+    pub allow_other: Option<bool>,
+    /// Whether an open fetches the whole blob first.
+    pub hydrate: Option<bool>,
+    /// How often what is on disk is checked: `once` or `always`.
+    pub verify: Option<String>,
 }
 
 impl RawConfig {
@@ -47,13 +53,13 @@ impl RawConfig {
             };
             text(name).map(|value| value.map(split))
         };
-        let open = match text("BYHASH_OPEN")?.as_deref() {
-            None => None,
-            Some("1" | "true" | "yes") => Some(true),
-            Some("0" | "false" | "no") => Some(false),
+        let switch = |name: &str| match text(name)?.as_deref() {
+            None => Ok(None),
+            Some("1" | "true" | "yes") => Ok(Some(true)),
+            Some("0" | "false" | "no") => Ok(Some(false)),
             Some(other) => {
                 let reason = format!("'{other}' is neither 'true' nor 'false'");
-                return Err(ConfigError::Value { place: "BYHASH_OPEN".to_owned(), reason });
+                Err(ConfigError::Value { place: name.to_owned(), reason })
             }
         };
         Ok(Self {
@@ -62,9 +68,12 @@ impl RawConfig {
             peer: list("BYHASH_PEER")?,
             allow: list("BYHASH_ALLOW")?,
             secret_file: path("BYHASH_SECRET_FILE"),
-            open,
+            open: switch("BYHASH_OPEN")?,
             cache_size: text("BYHASH_CACHE_SIZE")?,
             serve_rate: text("BYHASH_SERVE_RATE")?,
+            allow_other: switch("BYHASH_ALLOW_OTHER")?,
+            hydrate: switch("BYHASH_HYDRATE")?,
+            verify: text("BYHASH_VERIFY")?,
         })
     }
 

@@ -107,6 +107,7 @@ impl ControlHandler for FakeNode {
                 lanes_open: 2,
                 transfers_pending: 0,
                 metrics: BTreeMap::from([("reads".into(), 5)]),
+                mount: Vec::new(),
                 notes: vec!["nobody may connect".into()],
             }
         })

@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Verify};
+use crate::fuse::MountModes;
 use crate::holders::{self, Holders, hints};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
@@ -39,8 +40,8 @@ pub struct Node {
     metrics: Arc<Metrics>,
     peer_hints: PathBuf,
     started: Instant,
-    notes: Mutex<Vec<String>>,
-    mountpoint: Mutex<Option<PathBuf>>,
+    notes: Vec<String>,
+    mount: Mutex<Option<(PathBuf, Arc<MountModes>)>>,
     shutdown: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -57,6 +58,9 @@ impl Node {
         let secret = config.secret_file.as_deref().map(NetworkSecret::load).transpose()?;
         let identity = Identity::load_or_create(&config.state.key())?;
         let store = Store::open(config.store(), metrics.clone())?;
+        if config.mount.verify == Verify::Always {
+            store.check_every_read();
+        }
         let admission = Admission {
             allow: config.allow.iter().copied().collect::<HashSet<_>>(),
             secret: secret.clone(),
@@ -95,8 +99,8 @@ impl Node {
             metrics,
             peer_hints: config.state.peer_hints(),
             started: Instant::now(),
-            notes: Mutex::new(notes),
-            mountpoint: Mutex::new(None),
+            notes,
+            mount: Mutex::new(None),
             shutdown,
             tasks: Mutex::new(tasks),
         }))
@@ -157,10 +161,9 @@ impl Node {
         &self.metrics
     }
 
-    /// Notes where it is mounted, and what a person should know about the mount.
-    pub fn note_mount(&self, mountpoint: PathBuf, notes: impl IntoIterator<Item = String>) {
-        *self.mountpoint.lock() = Some(mountpoint);
-        self.notes.lock().extend(notes);
+    /// Notes where it is mounted, and who knows how the mount runs.
+    pub fn note_mount(&self, mountpoint: PathBuf, modes: Arc<MountModes>) {
+        *self.mount.lock() = Some((mountpoint, modes));
     }
 
     /// Takes a staged blob into the store, durably.
@@ -174,18 +177,20 @@ impl Node {
 
     /// How the node is.
     pub fn status(&self) -> NodeStatus {
+        let (mountpoint, modes) = self.mount.lock().clone().unzip();
         NodeStatus {
             id: self.id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             listen: self.listen.to_string(),
-            mountpoint: self.mountpoint.lock().clone(),
+            mountpoint,
             uptime_secs: self.started.elapsed().as_secs(),
             usage: self.engine.usage(),
             lanes_open: self.metrics.lanes_open.get(),
             transfers_pending: self.metrics.transfers_pending.get(),
             metrics: self.metrics.snapshot().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-            notes: self.notes.lock().clone(),
+            mount: modes.map(|modes| modes.sentences()).unwrap_or_default(),
+            notes: self.notes.clone(),
         }
     }
 

@@ -33,8 +33,10 @@ pub struct NodeStatus {
     pub transfers_pending: u64,
     /// Every metric by name; [`crate::metrics::DESCRIPTIONS`] has units and meanings.
     pub metrics: BTreeMap<String, u64>,
-    /// What a person should know about how it runs, a sentence each: nobody may connect, no
-    /// passthrough, ...
+    /// How the mount runs and why, a sentence each: passthrough, the kernel's read-ahead, threads.
+    #[serde(default)]
+    pub mount: Vec<String>,
+    /// What a person should know about how it runs, a sentence each: nobody may connect, ...
     pub notes: Vec<String>,
 }
 
@@ -129,6 +131,7 @@ mod tests {
             lanes_open: 0,
             transfers_pending: 0,
             metrics: BTreeMap::new(),
+            mount: Vec::new(),
             notes: Vec::new(),
         };
         assert!(serde_json::to_string(&status).unwrap().contains("/m\u{fffd}"));

@@ -78,13 +78,13 @@ impl Attr {
 }
 
 impl Filesystem {
-    /// The attributes of `ino`, from memory. [`FsError::Stale`] if the kernel forgot it.
+    /// What `stat` shows of `ino`, from memory; for both nodes of a blob the same. [`FsError::Stale`] if the kernel forgot it.
     pub fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
         match ino {
             Ino::ROOT | Ino::BY_HASH => Ok(Attr::directory(ino, self.owner)),
             _ => {
                 let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
-                Ok(Attr::file(ino, blob.size, self.owner))
+                Ok(Attr::file(ino.shown(), blob.size, self.owner))
             }
         }
     }

@@ -29,6 +29,12 @@ pub enum FsError {
     /// The caller's buffer is too small for the attribute.
     #[error("the buffer is too small")]
     BufferTooSmall,
+    /// The blob is to be fetched whole, and the cache has no room for it.
+    #[error("the cache has no room for the whole blob")]
+    NoRoom,
+    /// The caller was told to end while it waited.
+    #[error("interrupted")]
+    Interrupted,
     /// The source returned another number of bytes than it was asked for: a defect, not a fault
     /// of peers. A short reply would make the kernel cut the file, so it must not get out.
     #[error("the blob source returned {got} bytes instead of {wanted}")]
@@ -52,6 +58,8 @@ impl FsError {
             Self::Fetch(FetchError::WrongBytes) => libc::EIO,
             Self::Fetch(FetchError::Cancelled) => libc::ECANCELED,
             Self::ReadOnly => libc::EROFS,
+            Self::NoRoom => libc::ENOSPC,
+            Self::Interrupted => libc::EINTR,
             Self::Stale => libc::ESTALE,
             Self::BadHandle => libc::EBADF,
             Self::NotADirectory => libc::ENOTDIR,

@@ -1,5 +1,6 @@
 //! Open files.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,14 +10,40 @@ use parking_lot::Mutex;
 use super::failures::Failures;
 use super::readahead::ReadAhead;
 use super::{Filesystem, FsError, Ino};
-use crate::transfer::BlobReader;
+use crate::ids::ContentHash;
+use crate::transfer::{BlobReader, BlobState};
+
+/// The largest blob, in bytes, that is read and checked as a whole because somebody opened it, so that
+/// later opens pass it through. A larger one is passed through once all of it has been read.
+const MAX_CHECKED_AHEAD: u64 = 256 << 20;
 
 /// One open file: a reader, and what is remembered of how it is read. A few hundred bytes; the
 /// bytes of the blob are never kept here.
 pub(super) struct OpenFile {
+    pub hash: ContentHash,
     pub reader: Arc<dyn BlobReader>,
     pub read_ahead: Mutex<ReadAhead>,
     pub failures: Mutex<Failures>,
+}
+
+/// What came of an open, each with a handle for [`Filesystem::read`] and [`Filesystem::release`].
+#[derive(Debug)]
+pub enum Opened {
+    /// Its reads come to us.
+    Streamed(u64),
+    /// The blob is to be fetched first, by [`Filesystem::hydrate`]; then its reads come to us.
+    Unfetched(u64),
+    /// It is read from this content file.
+    Whole(u64, File),
+}
+
+impl Opened {
+    /// The handle.
+    pub fn handle(&self) -> u64 {
+        match self {
+            Self::Streamed(handle) | Self::Unfetched(handle) | Self::Whole(handle, _) => *handle,
+        }
+    }
 }
 
 /// The open files by handle. As many as the kernel holds open.
@@ -48,9 +75,10 @@ impl OpenFiles {
 }
 
 impl Filesystem {
-    /// Opens `ino` with the flags of open(2) and returns a handle for [`Filesystem::read`] and
-    /// [`Filesystem::release`]. Never waits. [`FsError::ReadOnly`] for anything but reading.
-    pub fn open(&self, ino: Ino, flags: i32) -> Result<u64, FsError> {
+    /// Opens `ino` with the flags of open(2). Never waits. [`FsError::ReadOnly`] for anything but
+    /// reading; [`FsError::Stale`] for the node of a whole blob that is not whole any more, or while
+    /// nothing is passed through.
+    pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         if matches!(ino, Ino::ROOT | Ino::BY_HASH) {
             return Err(FsError::IsADirectory);
         }
@@ -58,11 +86,40 @@ impl Filesystem {
             return Err(FsError::ReadOnly);
         }
         let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
-        Ok(self.files.insert(OpenFile {
-            reader: self.source.open(blob.hash, blob.size),
+        let reader = self.source.open(blob.hash, blob.size);
+        let whole = if ino.is_whole() {
+            let file = if self.passes_through() { reader.whole_file() } else { None };
+            Some(file.ok_or(FsError::Stale)?)
+        } else {
+            None
+        };
+        let handle = self.files.insert(OpenFile {
+            hash: blob.hash,
+            reader,
             read_ahead: Mutex::new(ReadAhead::new(blob.size)),
             failures: Mutex::default(),
-        }))
+        });
+        if let Some(file) = whole {
+            self.metrics.opens_passed_through.inc();
+            return Ok(Opened::Whole(handle, file));
+        }
+        self.metrics.opens_streamed.inc();
+        match self.state(&blob.hash) {
+            BlobState::Complete => {
+                if self.passes_through() && blob.size <= MAX_CHECKED_AHEAD {
+                    self.source.check_soon(blob.hash);
+                }
+                Ok(Opened::Streamed(handle))
+            }
+            _ if self.hydrates => Ok(Opened::Unfetched(handle)),
+            _ => Ok(Opened::Streamed(handle)),
+        }
+    }
+
+    /// The kernel has the node of a whole blob open with another file than it has now: new lookups get
+    /// another node.
+    pub fn retire(&self, ino: Ino) {
+        self.inodes.lock().retire(ino);
     }
 
     /// Closes `handle`.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use crate::ids::ContentHash;
 
-/// An inode number, which is also the FUSE node id. 1 is the root, 2 is `by-hash`, a blob has an
-/// even number from 4 on. The odd number above it is never given out: it is kept for a second
-/// node of the same blob, which passthrough needs (the kernel does not mix cached and passed
-/// through opens of one node).
+/// A FUSE node id. 1 is the root, 2 is `by-hash`. A blob has a pair from 4 on, because the kernel
+/// does not mix cached and passed-through opens of one node: the even number is the node whose reads
+/// come to us, the odd one above it the node of a whole blob, whose reads the kernel takes from the
+/// content file. The even one is what `stat` shows for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 
@@ -34,6 +34,21 @@ impl Ino {
     fn blob(raw: u64) -> Self {
         Self((raw & !1).max(Self::FIRST_BLOB))
     }
+
+    /// Whether it is the node of a whole blob, whose opens are passed through.
+    pub fn is_whole(self) -> bool {
+        self.0 > Self::FIRST_BLOB && self.0 % 2 == 1
+    }
+
+    /// What `stat` shows: one number for both nodes of a blob.
+    pub fn shown(self) -> Self {
+        if self.is_whole() { Self(self.0 - 1) } else { self }
+    }
+
+    /// The node of the pair with the shown number `self` that is wanted.
+    fn node(self, whole: bool) -> Self {
+        Self(self.0 + u64::from(whole))
+    }
 }
 
 /// What an inode stands for.
@@ -56,21 +71,29 @@ struct Inode {
 #[derive(Default)]
 pub(super) struct Inodes {
     by_ino: HashMap<Ino, Inode>,
+    /// The shown number of a blob.
     by_hash: HashMap<ContentHash, Ino>,
 }
 
 impl Inodes {
-    /// Gives `hash` a number, or finds the one it has, and counts one reference.
-    pub fn look_up(&mut self, hash: ContentHash, size: u64) -> Ino {
-        let ino = self.by_hash.get(&hash).copied().unwrap_or_else(|| self.vacant(&hash));
-        self.by_hash.insert(hash, ino);
+    /// Gives `hash` a number, or finds the one it has, and counts one reference to the node for a
+    /// whole blob, or to the other.
+    pub fn look_up(&mut self, hash: ContentHash, size: u64, whole: bool) -> Ino {
+        let shown = self.by_hash.get(&hash).copied().unwrap_or_else(|| self.vacant(&hash));
+        self.by_hash.insert(hash, shown);
+        let ino = shown.node(whole);
         self.by_ino.entry(ino).or_insert(Inode { blob: Blob { hash, size }, lookups: 0 }).lookups += 1;
         ino
     }
 
+    /// Whether the kernel knows one of the two nodes.
+    fn is_used(&self, shown: Ino) -> bool {
+        [false, true].iter().any(|whole| self.by_ino.contains_key(&shown.node(*whole)))
+    }
+
     fn vacant(&self, hash: &ContentHash) -> Ino {
         let mut ino = Ino::first_choice(hash);
-        while self.by_ino.contains_key(&ino) {
+        while self.is_used(ino) {
             ino = ino.next_choice();
         }
         ino
@@ -83,7 +106,18 @@ impl Inodes {
         if inode.lookups == 0 {
             let hash = inode.blob.hash;
             self.by_ino.remove(&ino);
-            self.by_hash.remove(&hash);
+            if self.by_hash.get(&hash) == Some(&ino.shown()) && !self.is_used(ino.shown()) {
+                self.by_hash.remove(&hash);
+            }
+        }
+    }
+
+    /// Leaves the nodes of the pair to those who have them open: later lookups of the blob get others.
+    pub fn retire(&mut self, ino: Ino) {
+        if let Some(blob) = self.blob(ino)
+            && self.by_hash.get(&blob.hash) == Some(&ino.shown())
+        {
+            self.by_hash.remove(&blob.hash);
         }
     }
 
@@ -94,7 +128,9 @@ impl Inodes {
 
     /// The size of `hash`, if the kernel knows it.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
-        self.blob(*self.by_hash.get(hash)?).map(|blob| blob.size)
+        let shown = *self.by_hash.get(hash)?;
+        let node = |whole| self.blob(shown.node(whole));
+        node(false).or_else(|| node(true)).map(|blob| blob.size)
     }
 
     pub fn len(&self) -> usize {
@@ -116,14 +152,14 @@ mod tests {
     #[test]
     fn the_number_depends_on_the_hash_alone() {
         let (mut a, mut b) = (Inodes::default(), Inodes::default());
-        b.look_up(hash(77, 9), 1);
-        assert_eq!(a.look_up(hash(1000, 1), 5), b.look_up(hash(1000, 1), 5));
+        b.look_up(hash(77, 9), 1, false);
+        assert_eq!(a.look_up(hash(1000, 1), 5, false), b.look_up(hash(1000, 1), 5, false));
     }
 
     #[test]
     fn hashes_that_begin_alike_get_distinct_even_numbers() {
         let mut inodes = Inodes::default();
-        let inos: Vec<_> = (0..4).map(|rest| inodes.look_up(hash(u64::MAX, rest), u64::from(rest))).collect();
+        let inos: Vec<_> = (0..4).map(|rest| inodes.look_up(hash(u64::MAX, rest), u64::from(rest), false)).collect();
         for (rest, ino) in (0..).zip(&inos) {
             assert_eq!(inodes.blob(*ino), Some(Blob { hash: hash(u64::MAX, rest), size: u64::from(rest) }));
             assert_eq!(ino.0 % 2, 0);
@@ -135,24 +171,52 @@ mod tests {
     fn no_blob_takes_the_number_of_a_directory() {
         let mut inodes = Inodes::default();
         for prefix in 0..6 {
-            assert!(inodes.look_up(hash(prefix, 0), 0).0 >= Ino::FIRST_BLOB);
+            assert!(inodes.look_up(hash(prefix, 0), 0, false).0 >= Ino::FIRST_BLOB);
         }
     }
 
     #[test]
     fn the_last_forget_frees_the_number_and_no_earlier_one() {
         let mut inodes = Inodes::default();
-        let first = inodes.look_up(hash(8, 1), 3);
-        let other = inodes.look_up(hash(8, 2), 4);
-        assert_eq!(inodes.look_up(hash(8, 1), 3), first);
+        let first = inodes.look_up(hash(8, 1), 3, false);
+        let other = inodes.look_up(hash(8, 2), 4, false);
+        assert_eq!(inodes.look_up(hash(8, 1), 3, false), first);
         inodes.forget(first, 1);
         assert_eq!(inodes.size(&hash(8, 1)), Some(3));
         inodes.forget(first, 1);
         assert_eq!(inodes.blob(first), None);
         assert_eq!(inodes.size(&hash(8, 1)), None);
-        assert_eq!(inodes.look_up(hash(8, 2), 4), other, "kept although its first choice is free again");
+        assert_eq!(inodes.look_up(hash(8, 2), 4, false), other, "kept although its first choice is free again");
         inodes.forget(Ino(12345), 1);
         inodes.forget(other, u64::MAX);
         assert_eq!(inodes.len(), 0);
+    }
+
+    #[test]
+    fn the_two_nodes_of_a_blob_share_what_stat_shows_and_are_counted_apart() {
+        let mut inodes = Inodes::default();
+        let streamed = inodes.look_up(hash(8, 1), 3, false);
+        let whole = inodes.look_up(hash(8, 1), 3, true);
+        assert_eq!((streamed.is_whole(), whole.is_whole()), (false, true));
+        assert_eq!((streamed.shown(), whole.shown()), (streamed, streamed));
+        inodes.forget(streamed, 1);
+        assert_eq!(inodes.size(&hash(8, 1)), Some(3), "the other node is still known");
+        assert_ne!(inodes.look_up(hash(8, 2), 4, true).shown(), streamed);
+        assert_eq!(inodes.look_up(hash(8, 1), 3, false), streamed);
+        inodes.forget(streamed, 1);
+        inodes.forget(whole, 1);
+        assert_eq!(inodes.size(&hash(8, 1)), None);
+    }
+
+    #[test]
+    fn a_retired_node_stays_what_it_was_and_is_given_to_nobody_else() {
+        let mut inodes = Inodes::default();
+        let old = inodes.look_up(hash(8, 1), 3, true);
+        inodes.retire(old);
+        let new = inodes.look_up(hash(8, 1), 3, true);
+        assert_ne!(old, new);
+        assert_eq!(inodes.blob(old), inodes.blob(new));
+        inodes.forget(old, 1);
+        assert_eq!(inodes.look_up(hash(8, 1), 3, true), new, "the old one's end changes nothing");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout, timeout_at};
+
 use super::{ATTR_TTL, Attr, BY_HASH_NAME, Filesystem, FsError, Ino};
 use crate::ids::ContentHash;
 use crate::transfer::{BlobState, FetchError};
@@ -13,6 +15,13 @@ pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 /// Kept of [`LOOKUP_DEADLINE`] for the way to the kernel and back.
 const LOOKUP_MARGIN: Duration = Duration::from_millis(200);
 const _: () = assert!(LOOKUP_MARGIN.as_millis() * 2 < LOOKUP_DEADLINE.as_millis());
+
+/// What the first exchange brings whole, in bytes: such a blob is here when its size is known.
+const FIRST_EXCHANGE_LEN: u64 = 64 * 1024;
+
+/// The largest blob, in bytes, that a lookup reads and checks before it answers: some milliseconds from
+/// a disk, and well below the deadline from a slow one.
+const MAX_CHECKED_AT_LOOKUP: u64 = 4 << 20;
 
 /// How long the kernel may believe the name of a complete blob: about a year; content never
 /// changes.
@@ -31,7 +40,9 @@ pub const NO_NAME_TTL: Duration = ATTR_TTL;
 /// A name that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is. One reference to its inode is counted until [`Filesystem::forget`].
+    /// The node. One reference to it is counted until [`Filesystem::forget`].
+    pub node: Ino,
+    /// What it is.
     pub attr: Attr,
     /// How long the kernel may believe the name.
     pub ttl: Duration,
@@ -53,6 +64,8 @@ pub enum LookupStep {
     Done(Result<Lookup, FsError>),
     /// Give this to [`Filesystem::ask_size`], away from the event loop.
     Ask(ContentHash),
+    /// Give this to [`Filesystem::check_small`], away from the event loop: hash and size.
+    Check(ContentHash, u64),
 }
 
 impl Filesystem {
@@ -61,14 +74,16 @@ impl Filesystem {
         self.metrics.lookups.inc();
         let answer = match parent {
             Ino::ROOT if name == BY_HASH_NAME.as_bytes() => {
-                Ok(Lookup::Found(Entry { attr: Attr::directory(Ino::BY_HASH, self.owner), ttl: COMPLETE_TTL }))
+                let attr = Attr::directory(Ino::BY_HASH, self.owner);
+                Ok(Lookup::Found(Entry { node: Ino::BY_HASH, attr, ttl: COMPLETE_TTL }))
             }
             Ino::ROOT => Ok(Lookup::Missing(NO_NAME_TTL)),
             Ino::BY_HASH => match ContentHash::from_name(name) {
                 None => Ok(Lookup::Missing(NO_NAME_TTL)),
                 Some(hash) => match self.size_at_hand(&hash) {
-                    Some(size) => Ok(self.found(hash, size)),
                     None => return LookupStep::Ask(hash),
+                    Some(size) if self.is_worth_checking(&hash, size) => return LookupStep::Check(hash, size),
+                    Some(size) => Ok(self.found(hash, size)),
                 },
             },
             _ => Err(FsError::NotADirectory),
@@ -79,13 +94,34 @@ impl Filesystem {
     /// Asks peers for the size of `hash`, and answers before [`LOOKUP_DEADLINE`]: missing if
     /// everybody reachable said that they have none, an error if it could not be found out.
     pub async fn ask_size(&self, hash: ContentHash) -> Result<Lookup, FsError> {
-        let wait = LOOKUP_DEADLINE - LOOKUP_MARGIN;
-        match tokio::time::timeout(wait, self.source.size(hash)).await {
-            Ok(Ok(size)) => Ok(self.found(hash, size)),
+        let end = Instant::now() + LOOKUP_DEADLINE - LOOKUP_MARGIN;
+        match timeout_at(end, self.source.size(hash)).await {
+            Ok(Ok(size)) => {
+                if size <= FIRST_EXCHANGE_LEN && self.passes_through() {
+                    // It has come with its size, and is being written. Whatever becomes of it, it is there.
+                    let _ = timeout_at(end, self.source.make_whole(hash)).await;
+                }
+                Ok(self.found(hash, size))
+            }
             Ok(Err(FetchError::NotFound)) => Ok(Lookup::Missing(NEGATIVE_TTL)),
             Ok(Err(error)) => Err(error.into()),
             Err(_elapsed) => Err(FetchError::TimedOut.into()),
         }
+    }
+
+    /// Checks a small blob that is here, so that its first open is passed through.
+    pub async fn check_small(&self, hash: ContentHash, size: u64) -> Result<Lookup, FsError> {
+        // A disk that takes longer, or damage that is fetched again: it is streamed.
+        let _ = timeout(LOOKUP_DEADLINE - LOOKUP_MARGIN, self.source.make_whole(hash)).await;
+        Ok(self.found(hash, size))
+    }
+
+    /// Whether it is complete and small and not yet known to be right on disk.
+    fn is_worth_checking(&self, hash: &ContentHash, size: u64) -> bool {
+        (1..=MAX_CHECKED_AT_LOOKUP).contains(&size)
+            && self.passes_through()
+            && self.state(hash) == BlobState::Complete
+            && !self.source.is_whole(hash)
     }
 
     /// The kernel dropped `count` references to `ino`.
@@ -103,8 +139,12 @@ impl Filesystem {
     }
 
     fn found(&self, hash: ContentHash, size: u64) -> Lookup {
-        let ttl = if self.state(&hash) == BlobState::Complete { COMPLETE_TTL } else { PARTIAL_TTL };
-        let ino = self.inodes.lock().look_up(hash, size);
-        Lookup::Found(Entry { attr: Attr::file(ino, size, self.owner), ttl })
+        // The empty blob is held nowhere.
+        let may_be_whole = size > 0 && self.passes_through();
+        let whole = may_be_whole && self.source.is_whole(&hash);
+        let final_node = whole || !may_be_whole && self.state(&hash) == BlobState::Complete;
+        let ttl = if final_node { COMPLETE_TTL } else { PARTIAL_TTL };
+        let node = self.inodes.lock().look_up(hash, size, whole);
+        Lookup::Found(Entry { node, attr: Attr::file(node.shown(), size, self.owner), ttl })
     }
 }

@@ -4,12 +4,22 @@
 //! lower-case hexadecimal digits asks the [`BlobSource`] for the size, and a listing shows the
 //! blobs held complete. Everything else answers from memory. What may wait for peers is `async`
 //! and has a deadline; what is not `async` never waits.
+//!
+//! # Passthrough
+//!
+//! Where the kernel can read content files without us, a blob has two nodes, because the kernel does
+//! not mix the two ways to read one. A lookup gives the node of a whole blob (complete, and known to be
+//! right on disk) for good, and else the other with no time to live, so that the blob is looked up
+//! again when it may have become whole. An open of a node whose blob is no longer whole, because it was
+//! evicted or found damaged, is [`FsError::Stale`]: the kernel then looks the name up anew, once, and
+//! opens what that gives.
 
 mod attr;
 mod dir;
 mod error;
 mod failures;
 mod handle;
+mod hydrate;
 mod inode;
 mod lookup;
 mod read;
@@ -18,12 +28,14 @@ mod statfs;
 mod xattr;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 pub use attr::{ATTR_TTL, Attr, BLOCK_SIZE, Kind, MODE, MTIME, Owner};
 pub use dir::DirEntry;
 pub use error::FsError;
+pub use handle::Opened;
 pub use inode::Ino;
 pub use lookup::{COMPLETE_TTL, Entry, LOOKUP_DEADLINE, Lookup, LookupStep, NEGATIVE_TTL, NO_NAME_TTL, PARTIAL_TTL};
 pub use read::READ_DEADLINE;
@@ -46,12 +58,43 @@ pub struct Filesystem {
     owner: Owner,
     inodes: Mutex<Inodes>,
     files: OpenFiles,
+    /// Whole blobs are passed through.
+    passthrough: AtomicBool,
+    /// An open waits until the blob is complete here.
+    hydrates: bool,
 }
 
 impl Filesystem {
     /// A filesystem that shows the blobs of `source`, all belonging to `owner`.
     pub fn new(source: Arc<dyn BlobSource>, metrics: Arc<Metrics>, owner: Owner) -> Self {
-        Self { source, metrics, owner, inodes: Mutex::default(), files: OpenFiles::default() }
+        Self {
+            source,
+            metrics,
+            owner,
+            inodes: Mutex::default(),
+            files: OpenFiles::default(),
+            passthrough: AtomicBool::new(false),
+            hydrates: false,
+        }
+    }
+
+    /// Has every open fetch the whole blob first, for programs that cannot bear an error later.
+    pub fn hydrating(self) -> Self {
+        Self { hydrates: true, ..self }
+    }
+
+    /// Whether whole blobs get nodes of their own, whose opens are [`Opened::Whole`], from now on.
+    pub fn set_passthrough(&self, on: bool) {
+        self.passthrough.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether every open fetches the whole blob first.
+    pub fn hydrates(&self) -> bool {
+        self.hydrates
+    }
+
+    fn passes_through(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
     }
 
     /// How many inodes the kernel refers to now, the two directories not counted.

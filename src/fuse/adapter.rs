@@ -6,43 +6,56 @@
 //! panic is answered too.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
-use crate::fs::{
-    ATTR_TTL, Attr, BLOCK_SIZE, Filesystem, FsError, Ino, Kind, Lookup, LookupStep, MODE, MTIME, Owner, XattrReply,
-};
+use super::backing::{Backings, Refused};
+use super::caller::unless_told_to_end;
+use super::mode::MountModes;
+use super::replies::{errno, file_attr, file_type, ino, reply_lookup, reply_xattr};
+use crate::fs::{ATTR_TTL, Filesystem, LookupStep, Opened};
 
 /// How many requests of its own, such as read-ahead, the kernel may have under way. Its default
 /// of 12 starves read-ahead of several files; each is at most [`MAX_READ_LEN`](super::MAX_READ_LEN).
 const MAX_BACKGROUND: u16 = 64;
 
 /// Asked of the kernel one by one, because fuser refuses all of several when one is unknown.
-const CAPABILITIES: [InitFlags; 3] = [
+const CAPABILITIES: [InitFlags; 4] = [
     // Without it lookups in one directory wait for each other, and all blobs are in one.
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Several reads of one file at once.
     InitFlags::FUSE_ASYNC_READ,
     // The same with O_DIRECT.
     InitFlags::FUSE_ASYNC_DIO,
+    // Files that are read past the kernel's cache may be mapped all the same.
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
+
+/// How many file systems may lie on top of each other, ours included, which then has plain ones below
+/// it only. With 2 the cache could lie on overlayfs, but no overlayfs on a mount of ours.
+const STACK_DEPTH: u32 = 1;
 
 /// The filesystem as fuser wants it.
 pub(super) struct Adapter {
     pub fs: Arc<Filesystem>,
     pub runtime: Handle,
+    pub modes: Arc<MountModes>,
+    /// Whether passthrough is wanted.
+    pub wants_passthrough: bool,
+    pub backings: Backings,
 }
 
 impl Adapter {
@@ -51,6 +64,36 @@ impl Adapter {
         if catch_unwind(AssertUnwindSafe(|| answer(&self.fs))).is_err() {
             tracing::error!(operation, "a defect: the handler panicked");
         }
+    }
+
+    /// Answers an open of a node that is passed through.
+    fn open_whole(&self, node: INodeNo, handle: u64, file: &File, reply: ReplyOpen) {
+        let refused = match self.backings.open(ino(node), handle, file, reply) {
+            Ok(()) => return,
+            Err(refused) => refused,
+        };
+        self.fs.release(handle);
+        let reply = match refused {
+            // The blob was damaged and has been mended since.
+            Refused::OtherFile(reply) => {
+                self.fs.retire(ino(node));
+                reply
+            }
+            Refused::Kernel(reply, error) => {
+                tracing::warn!(%error, "the kernel takes no more of the cache's files: no passthrough from now on");
+                self.fs.set_passthrough(false);
+                self.modes.note_passthrough(Err(error.into()));
+                reply
+            }
+        };
+        // The kernel looks the name up anew, once.
+        reply.error(Errno::ESTALE);
+    }
+
+    /// The flags of an open whose reads come to us.
+    fn streamed(&self) -> FopenFlags {
+        let cache = if self.modes.is_direct() { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE };
+        cache | FopenFlags::FOPEN_NOFLUSH
     }
 
     /// Runs `answer` on the runtime, which catches panics.
@@ -77,69 +120,6 @@ impl Drop for NotePanic {
     }
 }
 
-fn errno(error: &FsError) -> Errno {
-    Errno::from_i32(error.errno())
-}
-
-fn ino(number: INodeNo) -> Ino {
-    Ino(number.0)
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Directory => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    let time = SystemTime::UNIX_EPOCH + MTIME;
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind: file_type(attr.kind),
-        perm: MODE,
-        nlink: attr.nlink,
-        uid: attr.owner.uid,
-        gid: attr.owner.gid,
-        rdev: 0,
-        blksize: BLOCK_SIZE,
-        flags: 0,
-    }
-}
-
-/// Inode numbers are not used again for another blob while the kernel knows them.
-const GENERATION: Generation = Generation(0);
-
-fn reply_lookup(result: Result<Lookup, FsError>, reply: ReplyEntry) {
-    match result {
-        Ok(Lookup::Found(entry)) => {
-            reply.entry_with_ttls(&ATTR_TTL, &entry.ttl, &file_attr(&entry.attr), GENERATION);
-        }
-        Ok(Lookup::Missing(ttl)) => reply_missing(ttl, reply),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// Inode 0 tells the kernel that there is nothing, and for how long that holds.
-fn reply_missing(ttl: Duration, reply: ReplyEntry) {
-    let nothing = Attr { ino: Ino(0), kind: Kind::File, size: 0, blocks: 0, nlink: 0, owner: Owner { uid: 0, gid: 0 } };
-    reply.entry(&ttl, &file_attr(&nothing), GENERATION);
-}
-
-fn reply_xattr(result: Result<XattrReply, FsError>, reply: ReplyXattr) {
-    match result {
-        Ok(XattrReply::Size(size)) => reply.size(size),
-        Ok(XattrReply::Data(value)) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
 impl fuser::Filesystem for Adapter {
     /// `max_write` stays as it is: it bounds READ too. So does `max_readahead`, which is already
     /// the most that the kernel accepts here.
@@ -152,18 +132,29 @@ impl fuser::Filesystem for Adapter {
         if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
             tracing::debug!(nearest, "the number of background requests stays as it is");
         }
+        let offered = self.wants_passthrough
+            && config.set_max_stack_depth(STACK_DEPTH).is_ok()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        self.modes.note_offered(offered);
         Ok(())
     }
 
     fn destroy(&mut self) {
         self.inline("destroy", Filesystem::disconnect);
+        self.backings.clear();
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.inline("lookup", |fs| match fs.lookup(ino(parent), name.as_bytes()) {
             LookupStep::Done(result) => reply_lookup(result, reply),
             LookupStep::Ask(hash) => {
-                self.spawn("lookup", |fs| async move { reply_lookup(fs.ask_size(hash).await, reply) });
+                let caller = request.pid();
+                self.spawn("lookup", move |fs| async move {
+                    reply_lookup(unless_told_to_end(caller, fs.ask_size(hash)).await, reply);
+                });
+            }
+            LookupStep::Check(hash, size) => {
+                self.spawn("lookup", move |fs| async move { reply_lookup(fs.check_small(hash, size).await, reply) });
             }
         });
     }
@@ -179,16 +170,31 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let streamed = self.streamed();
+        let _runtime = self.runtime.enter();
         self.inline("open", |fs| match fs.open(ino(number), flags.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            Ok(Opened::Streamed(handle)) => reply.opened(FileHandle(handle), streamed),
+            Ok(Opened::Whole(handle, file)) => self.open_whole(number, handle, &file, reply),
+            Ok(Opened::Unfetched(handle)) => {
+                let caller = request.pid();
+                self.spawn("open", move |fs| async move {
+                    match unless_told_to_end(caller, fs.hydrate(handle)).await {
+                        Ok(()) => reply.opened(FileHandle(handle), streamed),
+                        Err(error) => {
+                            fs.release(handle);
+                            reply.error(errno(&error));
+                        }
+                    }
+                });
+            }
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -206,8 +212,10 @@ impl fuser::Filesystem for Adapter {
         if let Some(bytes) = at_hand {
             return reply.data(&bytes);
         }
-        self.spawn("read", |fs| async move {
-            match fs.read(handle.0, offset, size).await {
+        // The kernel holds who reads past its cache, or again what failed to be read ahead.
+        let caller = request.pid();
+        self.spawn("read", move |fs| async move {
+            match unless_told_to_end(caller, fs.read(handle.0, offset, size)).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -217,7 +225,7 @@ impl fuser::Filesystem for Adapter {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
@@ -226,6 +234,9 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.inline("release", |fs| {
             fs.release(handle.0);
+            if ino(number).is_whole() {
+                self.backings.release(ino(number));
+            }
             reply.ok();
         });
     }

@@ -42,6 +42,15 @@ pub enum MountError {
     /// Neither the privilege nor the helper.
     #[error("mounting needs root or the program fusermount3: run as root, or install it ('apt install fuse3')")]
     NoPrivilege,
+    /// A user may not open his mount to others.
+    #[error(
+        "--allow-other is for root only here: root may allow it to everybody by the line \
+         'user_allow_other' in {conf}; or leave --allow-other out"
+    )]
+    NotForOthers {
+        /// The helper's settings.
+        conf: &'static str,
+    },
     /// The kernel refused.
     #[error("the kernel did not mount at '{}': {source}", .path.display())]
     Kernel {

@@ -12,6 +12,9 @@ use super::{MountError, MountOptions, SOURCE_NAME, shared_options};
 /// The helper of libfuse 3.
 const HELPER: &str = "fusermount3";
 
+/// Its settings.
+const CONF: &str = "/etc/fuse.conf";
+
 /// The environment variable that tells the helper on which descriptor to send the device.
 const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
 
@@ -19,6 +22,12 @@ const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
 /// [`MountError::NoPrivilege`] if the helper is not installed.
 pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let failed = |message: String| MountError::Helper { path: path.to_owned(), message };
+    // SAFETY: this call has no preconditions and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    // What cannot be read is left to the helper to judge.
+    if options.allow_other && !is_root && std::fs::read_to_string(CONF).is_ok_and(|conf| !allows_others(&conf)) {
+        return Err(MountError::NotForOthers { conf: CONF });
+    }
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
     let output = {
         // The helper finds the socket as its standard input. Both ends but ours are closed when
@@ -37,6 +46,11 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
         return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     receive_descriptor(&ours).map_err(|error| failed(format!("it sent no device: {error}")))
+}
+
+/// Whether the helper's settings let users open their mounts to others (fuse(8)).
+fn allows_others(conf: &str) -> bool {
+    conf.lines().any(|line| line.trim() == "user_allow_other")
 }
 
 /// Has the helper detach what is mounted at `path`.
@@ -97,6 +111,12 @@ mod tests {
     }
 
     #[test]
+    fn only_a_line_of_its_own_allows_others() {
+        assert!(allows_others("mount_max = 9\n  user_allow_other\n"));
+        assert!(!allows_others("") && !allows_others("#user_allow_other\nuser_allow_others\n"));
+    }
+
+    #[test]
     fn a_byte_without_a_descriptor_is_an_error() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         io::Write::write_all(&mut theirs, b"x").unwrap();
@@ -112,7 +132,7 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
-        let device = mount(directory.path(), &MountOptions { allow_other: false }).unwrap();
+        let device = mount(directory.path(), &MountOptions { allow_other: false, ..MountOptions::default() }).unwrap();
         let here = || MountEntry::at(directory.path()).unwrap().map(|entry| entry.kind);
         assert_eq!(here().as_deref(), Some(crate::fuse::FS_TYPE));
         // The kernel's first request waits on the device: at least a header of 40 bytes.
@@ -124,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_the_helper_complains_of_is_passed_on() {
-        match mount(Path::new("/no/such/place"), &MountOptions { allow_other: false }) {
+        match mount(Path::new("/no/such/place"), &MountOptions { allow_other: false, ..MountOptions::default() }) {
             Err(MountError::Helper { message, .. }) => assert!(message.contains("/no/such/place"), "{message}"),
             Err(MountError::NoPrivilege) => eprintln!("skipped: no fusermount3"),
             other => panic!("{other:?}"),

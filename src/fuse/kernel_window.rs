@@ -13,7 +13,7 @@ pub(super) fn raise(device: &str) -> String {
     match write(&file) {
         Ok(()) => format!("the kernel reads ahead {READ_AHEAD_KIB} KiB"),
         Err(error) => {
-            tracing::info!(file, %error, "the kernel's read-ahead stays as it is; sequential reads are slower");
+            tracing::debug!(file, %error, "the kernel's read-ahead stays as it is");
             format!("the kernel's read-ahead could not be raised ({error}): sequential reads are slower")
         }
     }

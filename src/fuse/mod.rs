@@ -4,16 +4,22 @@
 //! own are faulty (it unmounts by path whatever is mounted there, and can hang at the end).
 
 mod adapter;
+mod backing;
+mod caller;
 mod direct;
 mod error;
 mod fusermount;
 mod kernel_window;
+mod mode;
 mod mount;
 mod mount_point;
 mod mount_table;
+mod replies;
 mod unmount;
 
+pub use backing::Passthrough;
 pub use error::MountError;
+pub use mode::MountModes;
 pub use mount::{Mount, MountOptions};
 pub use unmount::unmount;
 

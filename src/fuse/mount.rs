@@ -1,7 +1,8 @@
 //! A live mount.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -13,6 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::backing::{Backings, NoPassthrough, Passthrough, try_with};
+use super::mode::MountModes;
 use super::mount_table::MountEntry;
 use super::unmount::detach;
 use super::{DEVICE, MountError, direct, fusermount, kernel_window, mount_point};
@@ -30,17 +33,23 @@ const DRAIN: Duration = Duration::from_secs(1);
 const ABORT: Duration = Duration::from_secs(1);
 
 /// How to mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
     /// Whether other users than the mounting one may read.
     pub allow_other: bool,
+    /// Whether whole blobs are passed through.
+    pub passthrough: Passthrough,
+    /// Every read comes to the filesystem, past the kernel's cache.
+    pub direct: bool,
 }
 
 impl Default for MountOptions {
-    /// Everybody may read what root mounts; a user's mount is the user's own.
+    /// Everybody may read what root mounts; a user's mount is the user's own. No passthrough: which
+    /// files there are is for the caller to say.
     fn default() -> Self {
         // SAFETY: this call has no preconditions and cannot fail.
-        Self { allow_other: unsafe { libc::geteuid() } == 0 }
+        let is_root = unsafe { libc::geteuid() } == 0;
+        Self { allow_other: is_root, passthrough: Passthrough::Off("not asked for".to_owned()), direct: false }
     }
 }
 
@@ -54,8 +63,7 @@ pub struct Mount {
     ended: watch::Receiver<()>,
     /// The same for a thread that waits with a limit.
     ended_blocking: Mutex<mpsc::Receiver<()>>,
-    /// What came of raising the kernel's read-ahead.
-    window_note: String,
+    modes: Arc<MountModes>,
     /// Whether unmounting has been done, well or badly.
     closed: bool,
 }
@@ -72,7 +80,7 @@ impl Mount {
     ) -> Result<Self, MountError> {
         let path = mount_point::prepare(mount_point)?;
         let device_fd = attach(&path, &options)?;
-        Self::serve(&path, device_fd, Adapter { fs, runtime }).map_err(|source| {
+        Self::serve(&path, device_fd, fs, &options, runtime).map_err(|source| {
             if let Err(error) = detach(&path) {
                 tracing::warn!(%error, "after a failed start");
             }
@@ -81,16 +89,33 @@ impl Mount {
     }
 
     /// Shakes hands with the kernel, starts the event loops and sees that they answer.
-    fn serve(path: &Path, device_fd: OwnedFd, adapter: Adapter) -> io::Result<Self> {
-        let fs = Arc::clone(&adapter.fs);
+    fn serve(
+        path: &Path,
+        device_fd: OwnedFd,
+        fs: Arc<Filesystem>,
+        options: &MountOptions,
+        runtime: Handle,
+    ) -> io::Result<Self> {
         let entry = MountEntry::at(path)?.ok_or(io::ErrorKind::NotConnected)?;
         let threads = std::thread::available_parallelism().map_or(MIN_THREADS, usize::from);
+        let threads = threads.clamp(MIN_THREADS, MAX_THREADS);
+        let modes = Arc::new(MountModes::new(threads, options.direct, fs.hydrates()));
+        let adapter = Adapter {
+            fs: Arc::clone(&fs),
+            runtime,
+            modes: Arc::clone(&modes),
+            wants_passthrough: matches!(options.passthrough, Passthrough::Like(_)),
+            backings: Backings::default(),
+        };
         let mut config = Config::default();
-        config.n_threads = Some(threads.clamp(MIN_THREADS, MAX_THREADS));
+        config.n_threads = Some(threads);
         // A descriptor for each loop needs the device, which a user may not be able to open.
         config.clone_fd = direct::open_device().is_ok();
         // The kernel has checked who may come in, by allow_other.
         let session = Session::from_fd(adapter, device_fd, SessionACL::All, config)?;
+        let passthrough = decide(&options.passthrough, modes.is_offered(), &session);
+        fs.set_passthrough(passthrough.is_ok());
+        modes.note_passthrough(passthrough);
 
         let (ended_tx, ended) = watch::channel(());
         let (ended_blocking_tx, ended_blocking) = mpsc::channel();
@@ -103,9 +128,12 @@ impl Mount {
             }
         })?;
         std::fs::metadata(path.join(BY_HASH_NAME))?;
-        let window_note = kernel_window::raise(&entry.device);
+        modes.note_window(kernel_window::raise(&entry.device));
+        for sentence in modes.sentences() {
+            tracing::info!("{sentence}");
+        }
         let ended_blocking = Mutex::new(ended_blocking);
-        Ok(Self { path: path.to_owned(), fs, device: entry.device, ended, ended_blocking, window_note, closed: false })
+        Ok(Self { path: path.to_owned(), fs, device: entry.device, ended, ended_blocking, modes, closed: false })
     }
 
     /// Where it is mounted: absolute, without symbolic links.
@@ -113,9 +141,9 @@ impl Mount {
         &self.path
     }
 
-    /// What a person should know about how it runs, a sentence each.
-    pub fn notes(&self) -> Vec<String> {
-        vec![self.window_note.clone()]
+    /// How it runs.
+    pub fn modes(&self) -> Arc<MountModes> {
+        Arc::clone(&self.modes)
     }
 
     /// Waits until the mount is gone: unmounted here or by somebody else, or broken. May be
@@ -173,6 +201,15 @@ impl Drop for Mount {
         if let Err(error) = self.end() {
             tracing::warn!(%error, "unmounting at the end");
         }
+    }
+}
+
+/// Whether whole blobs are passed through, and if not, why. Decided once, before the first lookup.
+fn decide(wanted: &Passthrough, offered: bool, device: impl AsFd) -> Result<(), NoPassthrough> {
+    match wanted {
+        Passthrough::Off(why) => Err(NoPassthrough::Off(why.clone())),
+        Passthrough::Like(_) if !offered => Err(NoPassthrough::Kernel),
+        Passthrough::Like(path) => try_with(device, &File::open(path)?),
     }
 }
 

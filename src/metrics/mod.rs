@@ -90,12 +90,15 @@ metrics! {
     store_blobs, "1", "Blobs held, partial ones included (gauge).";
     store_unflushed_blobs, "1", "Blobs with writes that are not yet durable (gauge).";
     store_evicted_blobs, "1", "Blobs evicted to make room.";
+    store_checked_groups, "groups", "Groups on disk checked against their hash, for a read or ahead of one.";
     store_corrupt_groups, "groups", "Groups on disk found wrong and dropped.";
     store_write_errors, "1", "Failed writes to the store; the reads concerned went on uncached.";
     reads, "1", "Reads by users of the mount.";
     read_bytes, "bytes", "Bytes handed to readers of the mount.";
     read_errors, "1", "Reads by users of the mount that ended in an error.";
     lookups, "1", "Names looked up in the mount.";
+    opens_passed_through, "1", "Opens whose reads the kernel takes from the content file, past the node.";
+    opens_streamed, "1", "Opens whose reads come to the node.";
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub(super) struct State {
     pub nodes: RangeSet<u64>,
     /// What of the complete content file was found right.
     pub checked: Option<Checked>,
+    /// The groups of an incomplete blob that were written to these files by this handle, and so verified.
+    pub fresh: RangeSet<u64>,
     pub origin: Origin,
     pub pinned: bool,
     /// Bytes charged for; none while nothing is on disk.
@@ -64,6 +66,7 @@ impl Blob {
             complete: false,
             nodes: RangeSet::new(),
             checked: None,
+            fresh: RangeSet::new(),
             origin: Origin::Fetched,
             pinned: false,
             charged: None,
@@ -200,6 +203,7 @@ impl Blob {
         state.complete = false;
         state.nodes.clear();
         state.checked = None;
+        state.fresh.clear();
         (state.origin, state.pinned) = (Origin::Fetched, false);
         state.files = None;
         state.charged.take()

@@ -177,9 +177,16 @@ impl Files {
 
     /// The content file's stamp.
     pub fn stamp(&self) -> Result<Stamp, StoreError> {
-        let metadata = self.content.metadata().map_err(io_error("stat", &self.content_path))?;
+        Stamp::of(&self.content).map_err(io_error("stat", &self.content_path))
+    }
+}
+
+impl Stamp {
+    /// The stamp of `file` now.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
         let ns = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        Ok(Stamp {
+        Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
@@ -187,9 +194,7 @@ impl Files {
             changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
         })
     }
-}
 
-impl Stamp {
     /// Whether a change from now on is sure to make another stamp.
     pub fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i128);

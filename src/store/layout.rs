@@ -83,7 +83,7 @@ impl Layout {
 
     /// Takes the lock on the directory; it is held as long as the file is open.
     pub fn lock(&self) -> Result<File, StoreError> {
-        let path = self.dir.join("lock");
+        let path = lock_file(&self.dir);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -137,6 +137,11 @@ pub(super) fn sync_file_system(dir: &Path) -> Result<(), StoreError> {
 fn make_dir(path: &Path) -> Result<(), StoreError> {
     let made = if path.exists() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(path) };
     made.map_err(io_error("make the directory", path))
+}
+
+/// The file that is locked while the store in `dir` is open.
+pub(super) fn lock_file(dir: &Path) -> PathBuf {
+    dir.join("lock")
 }
 
 #[cfg(test)]

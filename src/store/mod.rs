@@ -100,6 +100,13 @@ pub struct Config {
     pub keep_free: u64,
 }
 
+impl Config {
+    /// A file that lies where the blobs lie and is there as long as the store is open.
+    pub fn lock_file(&self) -> PathBuf {
+        layout::lock_file(&self.dir)
+    }
+}
+
 /// The store's figures, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -127,6 +134,17 @@ impl Store {
         let shared = Shared::open(config, metrics)?;
         let flusher = Arc::new(Flusher::start(shared.clone())?);
         Ok(Self { shared, flusher })
+    }
+
+    /// From now on, every read checks every group that it touches, also one found right before.
+    /// To be called before blobs are opened.
+    pub fn check_every_read(&self) {
+        self.shared.check_every_read();
+    }
+
+    /// Whether [`Store::check_every_read`] was called.
+    pub fn checks_every_read(&self) -> bool {
+        self.shared.checks_every_read()
     }
 
     /// The blob `hash` if any of it is held. All handles to a blob are one; while one lives, the

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
     nothing_to_evict: AtomicBool,
+    /// Nothing that was found right is remembered.
+    check_every_read: AtomicBool,
     _lock: File,
 }
 
@@ -113,9 +115,21 @@ impl Shared {
             staged_looked_at: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             nothing_to_evict: AtomicBool::new(false),
+            check_every_read: AtomicBool::new(false),
             _lock: lock,
         };
         Ok(Arc::new(shared))
+    }
+
+    /// See [`super::Store::check_every_read`].
+    pub fn check_every_read(&self) {
+        self.check_every_read.store(true, Ordering::Relaxed);
+        self.checked.lock().clear();
+    }
+
+    /// Whether nothing that was found right is remembered.
+    pub fn checks_every_read(&self) -> bool {
+        self.check_every_read.load(Ordering::Relaxed)
     }
 
     /// A time of use: milliseconds since 1970, but later than all times of use before, whatever

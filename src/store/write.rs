@@ -99,6 +99,7 @@ impl Blob {
         if files.sealed.load(Ordering::Acquire) && !state.complete {
             files = Arc::new(files.replace(layout, &self.hash(), self.size(), &state.held)?);
             state.files = Some(files.clone());
+            state.fresh.clear();
         }
         files.writers.fetch_add(1, Ordering::Relaxed);
         Ok((files, is_new))
@@ -138,6 +139,9 @@ impl Blob {
             if current {
                 state.charged = state.charged.map(|charged| charged + added);
                 state.held_groups += gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
+                for gap in gaps {
+                    state.fresh.insert(gap);
+                }
                 state.held.insert(groups);
                 for (offset, run) in proof.runs() {
                     state.nodes.insert(nodes_of(offset, run));
@@ -151,7 +155,9 @@ impl Blob {
             }
             state.complete = true;
             state.nodes.clear();
-            state.checked = None;
+            // Who alters the file from now on alters the stamp.
+            let fresh = std::mem::take(&mut state.fresh);
+            state.checked = files.stamp().ok().filter(|_| !self.shared.checks_every_read()).map(|stamp| (stamp, fresh));
         }
         if current && written.is_some() {
             self.shared.note_write();

@@ -58,6 +58,8 @@ pub struct Shared {
     places: Permits,
     phase: watch::Sender<Phase>,
     warned: AtomicBool,
+    /// Blobs checked in the background at the same time: one, for the disk is there for readers.
+    pub(super) checking: Arc<Semaphore>,
 }
 
 /// How far the engine is from its end.
@@ -179,7 +181,7 @@ impl Shared {
 /// The transfer engine of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Engine {
@@ -200,6 +202,7 @@ impl Engine {
             places: Permits::new(MAX_FETCHES),
             phase: watch::Sender::new(Phase::Open),
             warned: AtomicBool::new(false),
+            checking: Arc::new(Semaphore::new(1)),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -236,6 +239,16 @@ impl Engine {
     /// As for reads. When the store cannot take the blob, the fetch ends early and without an error;
     /// whether the blob is held is for [`BlobSource::state`] to say.
     pub async fn fetch(&self, hash: ContentHash, progress: impl Fn(u64, u64)) -> Result<u64, FetchError> {
+        self.fetch_as(Priority::Prefetch, hash, progress).await
+    }
+
+    /// [`Engine::fetch`] as urgently as `priority` says.
+    pub(super) async fn fetch_as(
+        &self,
+        priority: Priority,
+        hash: ContentHash,
+        progress: impl Fn(u64, u64),
+    ) -> Result<u64, FetchError> {
         let size = self.size(hash).await?;
         let token = Arc::new(());
         let (groups, mut done, mut asked) = (group_count(size), 0, 0);
@@ -248,7 +261,7 @@ impl Engine {
             self.shared.prefetch(hash, size, window, &token);
             asked = window.end;
             let left = RangeSet::from_iter(std::iter::once(done..end));
-            self.shared.want(hash, None, left, Priority::Prefetch, false).await?;
+            self.shared.want(hash, None, left, priority, false).await?;
             if !self.shared.store.blob(&hash).ok().flatten().is_some_and(|blob| blob.has(done..end)) {
                 // The store does not take it. There is no use in fetching the rest.
                 break;
@@ -278,6 +291,22 @@ impl BlobSource for Engine {
 
     fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader> {
         Arc::new(Reader::new(self.shared.clone(), hash, size))
+    }
+
+    fn is_whole(&self, hash: &ContentHash) -> bool {
+        self.has_whole(hash)
+    }
+
+    fn make_whole(&self, hash: ContentHash) -> BoxFuture<'_, Result<bool, FetchError>> {
+        Box::pin(self.make_it_whole(hash))
+    }
+
+    fn check_soon(&self, hash: ContentHash) {
+        self.check_in_background(hash);
+    }
+
+    fn held_bytes(&self, hash: &ContentHash) -> u64 {
+        self.shared.store.lookup(hash).ok().flatten().map_or(0, |info| info.held_bytes)
     }
 
     fn state(&self, hash: &ContentHash) -> BlobState {

@@ -17,6 +17,7 @@ mod serve;
 mod source;
 mod status;
 mod table;
+mod whole;
 
 pub use crate::ids::Priority;
 pub use buffers::{BUDGET_LEN, BufferBudget, SEGMENT_LEN};

@@ -1,5 +1,6 @@
 //! An open blob: its bytes from memory, from the store, from peers, in that order.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,6 +36,9 @@ impl Reader {
 
     /// The bytes of `range` if remembered segments have them all.
     fn remembered(&self, range: BlobRange) -> Option<Bytes> {
+        if self.shared.store.checks_every_read() && self.blob().is_some_and(|blob| blob.is_complete()) {
+            return None;
+        }
         let mut joined: Vec<u8> = Vec::new();
         let mut start = range.start;
         while start < range.end {
@@ -172,6 +176,14 @@ impl BlobReader for Reader {
             let blob = self.blob.lock().clone()?;
             read_cached(&blob, range)
         })
+    }
+
+    fn whole_file(&self) -> Option<File> {
+        self.blob()?.whole_file()
+    }
+
+    fn hold(&self) {
+        let _held = self.blob();
     }
 
     fn prefetch(&self, range: BlobRange) {

@@ -1,5 +1,6 @@
 //! What the layers above see of the engine: blobs that can be sized and read.
 
+use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -69,6 +70,25 @@ pub trait BlobSource: Send + Sync + 'static {
     /// lives, what it has read or will read stays readable whatever the cache evicts.
     fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader>;
 
+    /// Whether `hash` is complete here and known to be right as it lies on disk. No waiting.
+    fn is_whole(&self, _hash: &ContentHash) -> bool {
+        false
+    }
+
+    /// Makes `hash` whole: fetches what is missing of it and checks what is here but was not looked
+    /// at yet. False if that cannot be (no room in the cache). Dropping the future withdraws the wish.
+    fn make_whole(&self, _hash: ContentHash) -> BoxFuture<'_, Result<bool, FetchError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// Has a complete blob checked in the background, so that it becomes whole. A hint.
+    fn check_soon(&self, _hash: ContentHash) {}
+
+    /// How many bytes of `hash` are held here, verified when they came.
+    fn held_bytes(&self, _hash: &ContentHash) -> u64 {
+        0
+    }
+
     /// How much of `hash` is held here.
     fn state(&self, hash: &ContentHash) -> BlobState;
 
@@ -97,6 +117,15 @@ pub trait BlobReader: Send + Sync + 'static {
     fn read_at_hand(&self, _range: BlobRange) -> Option<Bytes> {
         None
     }
+
+    /// The content file, if the blob is whole (see [`BlobSource::is_whole`]), for whoever reads it
+    /// without us. While the reader lives, the cache does not evict the blob.
+    fn whole_file(&self) -> Option<File> {
+        None
+    }
+
+    /// Keeps the cache from evicting what it has of the blob while the reader lives.
+    fn hold(&self) {}
 
     /// Starts fetching what is missing of `range` and returns at once. A hint: it may do less.
     fn prefetch(&self, range: BlobRange);

@@ -3,5 +3,8 @@
 mod life;
 mod memory_source;
 mod mounted;
+mod passthrough;
+mod patience;
+mod semantics;
 mod with_fuse;
 mod without_fuse;

@@ -1,6 +1,8 @@
 //! A blob source in memory, with faults on demand, for tests of what lies above the engine.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,12 @@ pub struct FakeBlob {
     pub size: Answer,
     pub read: Answer,
     pub holders: Vec<PeerId>,
+    /// The content file, if the blob is whole.
+    pub whole: Option<PathBuf>,
+    /// How making it whole is answered; `Give` does what it can.
+    pub make_whole: Answer,
+    /// Whether there is room for it.
+    pub fits: bool,
 }
 
 /// What was asked.
@@ -42,6 +50,8 @@ pub enum Call {
     Size,
     Read(BlobRange),
     Prefetch(BlobRange),
+    MakeWhole,
+    CheckSoon,
 }
 
 #[derive(Default)]
@@ -76,6 +86,9 @@ impl MemorySource {
             size: Answer::Give,
             read: Answer::Give,
             holders: Vec::new(),
+            whole: None,
+            make_whole: Answer::Give,
+            fits: true,
         };
         alter(&mut blob);
         self.0.blobs.lock().insert(hash, blob);
@@ -164,6 +177,28 @@ impl BlobSource for MemorySource {
         Arc::new(MemoryReader { source: self.clone(), hash, size })
     }
 
+    fn is_whole(&self, hash: &ContentHash) -> bool {
+        self.0.blobs.lock().get(hash).is_some_and(|blob| blob.whole.is_some())
+    }
+
+    fn make_whole(&self, hash: ContentHash) -> BoxFuture<'_, Result<bool, FetchError>> {
+        self.note(Call::MakeWhole);
+        let answer = self.0.blobs.lock()[&hash].make_whole.clone();
+        Box::pin(async move {
+            self.answer(answer, ()).await?;
+            let mut blobs = self.0.blobs.lock();
+            let blob = blobs.get_mut(&hash).expect("the blob was added");
+            if blob.fits {
+                blob.state = BlobState::Complete;
+            }
+            Ok(blob.whole.is_some())
+        })
+    }
+
+    fn check_soon(&self, _: ContentHash) {
+        self.note(Call::CheckSoon);
+    }
+
     fn state(&self, hash: &ContentHash) -> BlobState {
         self.0.blobs.lock().get(hash).map_or(BlobState::Absent, |blob| blob.state)
     }
@@ -207,6 +242,11 @@ impl BlobReader for MemoryReader {
             other => other,
         };
         Box::pin(self.source.answer(answer, bytes))
+    }
+
+    fn whole_file(&self) -> Option<File> {
+        let path = self.source.0.blobs.lock().get(&self.hash)?.whole.clone()?;
+        File::open(path).ok()
     }
 
     fn prefetch(&self, range: BlobRange) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use byhash::fs::{Filesystem, Owner};
-use byhash::fuse::{Mount, MountError, MountOptions};
+use byhash::fuse::{Mount, MountError, MountOptions, Passthrough};
 use byhash::ids::ContentHash;
 use byhash::metrics::Metrics;
 use tempfile::TempDir;
@@ -24,12 +24,12 @@ pub fn fuse_is_here(test: &str) -> bool {
 
 /// Mounts `source` at `directory`.
 pub fn mount(directory: &Path, source: &MemorySource, runtime: &Runtime) -> Result<Mount, MountError> {
-    Mount::new(directory, filesystem(source), MountOptions::default(), runtime.handle().clone())
+    Mount::new(directory, Arc::new(filesystem(source)), MountOptions::default(), runtime.handle().clone())
 }
 
-fn filesystem(source: &MemorySource) -> Arc<Filesystem> {
+fn filesystem(source: &MemorySource) -> Filesystem {
     let owner = Owner { uid: 0, gid: 0 };
-    Arc::new(Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner))
+    Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner)
 }
 
 /// A mount in a directory of its own. Fields are dropped in this order.
@@ -39,21 +39,60 @@ pub struct Mounted {
     pub source: MemorySource,
     pub fs: Arc<Filesystem>,
     pub directory: TempDir,
+    pub files: TempDir,
 }
 
 impl Mounted {
     /// Mounts blobs that the test adds to `source`; `None` where there is no FUSE.
     pub fn new(test: &str) -> Option<Self> {
+        Self::with(test, MountOptions::default())
+    }
+
+    /// The same, passing whole blobs through. `None` also where that cannot be; in CI it fails.
+    pub fn passing_through(test: &str) -> Option<Self> {
+        let options = MountOptions { passthrough: Passthrough::Like("/etc/hostname".into()), ..Default::default() };
+        let mounted = Self::with(test, options)?;
+        let said = mounted.mount.modes().sentences();
+        if said[0].starts_with("passthrough: ") {
+            return Some(mounted);
+        }
+        eprintln!("{test} is skipped: {}", said[0]);
+        None
+    }
+
+    /// The same; opens fetch the whole blob first.
+    pub fn hydrating(test: &str) -> Option<Self> {
+        Self::start(test, MountOptions::default(), Filesystem::hydrating)
+    }
+
+    /// The same, as `options` say.
+    pub fn with(test: &str, options: MountOptions) -> Option<Self> {
+        Self::start(test, options, |fs| fs)
+    }
+
+    fn start(test: &str, options: MountOptions, alter: impl FnOnce(Filesystem) -> Filesystem) -> Option<Self> {
         if !fuse_is_here(test) {
             return None;
         }
         let source = MemorySource::default();
         let directory = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
-        let fs = filesystem(&source);
-        let options = MountOptions::default();
+        let fs = Arc::new(alter(filesystem(&source)));
         let mount = Mount::new(directory.path(), Arc::clone(&fs), options, runtime.handle().clone()).unwrap();
-        Some(Self { mount, runtime, source, fs, directory })
+        Some(Self { mount, runtime, source, fs, directory, files: tempfile::tempdir().unwrap() })
+    }
+
+    /// Adds a blob that is whole, whose content file is `name` beside the mount point.
+    pub fn add_whole(&self, name: &str, content: &[u8]) -> ContentHash {
+        let path = self.beside(name, content);
+        self.source.add_with(content.to_vec(), |blob| blob.whole = Some(path))
+    }
+
+    /// A file that does not lie in the mount.
+    pub fn beside(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.files.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
     }
 
     /// The directory of blobs.

@@ -26,6 +26,10 @@ async fn lookup(fs: &Filesystem, hash: ContentHash) -> Result<Lookup, FsError> {
             assert_eq!(asked, hash);
             fs.ask_size(hash).await
         }
+        LookupStep::Check(asked, size) => {
+            assert_eq!(asked, hash);
+            fs.check_small(hash, size).await
+        }
     }
 }
 
@@ -37,7 +41,7 @@ async fn entry(fs: &Filesystem, hash: ContentHash) -> Entry {
 }
 
 async fn open(fs: &Filesystem, hash: ContentHash) -> u64 {
-    fs.open(entry(fs, hash).await.attr.ino, libc::O_RDONLY).unwrap()
+    fs.open(entry(fs, hash).await.node, libc::O_RDONLY).unwrap().handle()
 }
 
 fn missing(ttl: Duration) -> LookupStep {
@@ -132,10 +136,10 @@ async fn only_reading_is_allowed() {
     let hash = source.add("abc");
     let ino = entry(&fs, hash).await.attr.ino;
     for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_TRUNC, libc::O_APPEND] {
-        assert_eq!(fs.open(ino, flags), Err(FsError::ReadOnly), "{flags:#o}");
+        assert_eq!(fs.open(ino, flags).unwrap_err(), FsError::ReadOnly, "{flags:#o}");
     }
-    assert_eq!(fs.open(Ino::BY_HASH, libc::O_RDONLY), Err(FsError::IsADirectory));
-    assert_eq!(fs.open(Ino(4444), libc::O_RDONLY), Err(FsError::Stale));
+    assert_eq!(fs.open(Ino::BY_HASH, libc::O_RDONLY).unwrap_err(), FsError::IsADirectory);
+    assert_eq!(fs.open(Ino(4444), libc::O_RDONLY).unwrap_err(), FsError::Stale);
     assert_eq!(fs.open_count(), 0);
 }
 

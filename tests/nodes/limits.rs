@@ -1,8 +1,11 @@
 //! What a node takes, and what it tells of itself through its mount.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -28,6 +31,36 @@ fn a_gibibyte_goes_through_holder_and_reader_in_little_memory() {
         let peak = node.peak_memory();
         eprintln!("{who}: {} MiB", peak >> 20);
         assert!(peak < MEMORY_LIMIT, "the {who} took {} MiB", peak >> 20);
+    }
+}
+
+/// The group that it is in and the look at the size are all that a page costs, the kernel's own read-ahead
+/// left out. Of four gibibytes it is a few hashes more, which `benches/mount.rs` measures: to add them
+/// takes half a minute.
+#[test]
+fn a_page_of_a_cold_gibibyte_costs_two_round_trips_and_little_more_than_itself() {
+    const LEN: u64 = 1 << 30;
+    if !fuse_is_here("a_page_of_a_cold_gibibyte_costs_two_round_trips_and_little_more_than_itself") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // Takes no room on the disk: only the last page is not zero.
+    let path = sandbox.path("sparse");
+    let sparse = File::create(&path).unwrap();
+    sparse.write_all_at(&[7; 4096], LEN - 4096).unwrap();
+    let holder = sandbox.holder("a", &[]);
+    let hash = holder.add_file(&path);
+    for at in [LEN / 2 + 12_345, 0, LEN - 4096] {
+        let reader = sandbox.reader(&format!("b{at}"), &[&holder]);
+        let file = File::open(reader.file(&hash)).unwrap();
+        // A program that reads here and there says so, or the kernel reads ahead of the beginning.
+        // SAFETY: an open descriptor.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+        let mut page = [1; 4096];
+        file.read_exact_at(&mut page, at).unwrap();
+        assert_eq!(page, if at == LEN - 4096 { [7; 4096] } else { [0; 4096] });
+        let (bytes, trips) = (reader.metric("fetched_wire_bytes"), reader.metric("exchanges_started"));
+        assert!(bytes <= 128 << 10 && trips <= 2, "{bytes} bytes in {trips} round trips at {at}");
     }
 }
 

@@ -11,6 +11,7 @@ mod failover;
 mod git;
 mod limits;
 mod links;
+mod modes;
 mod node;
 mod programs;
 mod reading;

@@ -8,6 +8,7 @@ mod eviction;
 mod model;
 mod quota;
 mod rebuilding;
+mod whole;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,97 @@
+//! Files that are given to the kernel, and when they are not.
+
+use std::io::Read;
+
+use super::*;
+
+fn reopened(dir: &Path, store: Store) -> Store {
+    store.close().unwrap();
+    drop(store);
+    open(dir)
+}
+
+#[test]
+fn what_this_store_wrote_is_whole_until_somebody_touches_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP + 5, 1);
+    let part = sample.write(&store, 0..2).unwrap();
+    assert!(!part.is_whole() && part.whole_file().is_none(), "not complete");
+    drop(part);
+    drop(sample.write_all(&store));
+    let blob = store.blob(&sample.hash).unwrap().unwrap();
+    assert!(blob.is_whole());
+    let mut bytes = Vec::new();
+    blob.whole_file().unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, sample.content);
+    flip(&content_path(dir.path(), &sample.hash), 2 * GROUP_LEN);
+    assert!(!blob.is_whole() && blob.whole_file().is_none());
+    assert!(matches!(blob.check(sample.all()), Err(StoreError::Corrupt { .. })));
+    assert!(!blob.is_complete());
+    sample.write_all(&store);
+    super::basics::settle(&content_path(dir.path(), &sample.hash));
+    blob.check(sample.all()).unwrap();
+    assert!(blob.is_whole(), "mended");
+}
+
+#[test]
+fn what_was_there_before_is_whole_once_it_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (right, wrong) = (Sample::new(3 * GROUP + 5, 1), Sample::new(2 * GROUP, 2));
+    drop((right.write_all(&store), wrong.write_all(&store)));
+    let store = reopened(dir.path(), store);
+    flip(&content_path(dir.path(), &wrong.hash), 7);
+    let blob = |sample: &Sample| store.blob(&sample.hash).unwrap().unwrap();
+    assert!(!blob(&right).is_whole() && !blob(&wrong).is_whole());
+    super::basics::settle(&content_path(dir.path(), &right.hash));
+    blob(&right).check(right.all()).unwrap();
+    assert!(blob(&right).is_whole(), "also for a handle that was made later");
+    assert!(blob(&wrong).check(wrong.all()).is_err() && !blob(&wrong).is_whole());
+}
+
+/// What is completed is not therefore right: part of it may be from an earlier life.
+#[test]
+fn a_blob_completed_over_what_was_there_before_is_whole_only_once_that_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(6 * GROUP, 1);
+    drop(sample.write(&store, 0..3).unwrap());
+    let store = reopened(dir.path(), store);
+    flip(&content_path(dir.path(), &sample.hash), 5);
+    let blob = sample.write(&store, 3..6).unwrap();
+    assert!(blob.is_complete() && !blob.is_whole());
+    assert!(blob.check(sample.all()).is_err());
+    // The damaged group comes again, into a copy of the rest.
+    sample.write(&store, 0..1).unwrap();
+    assert!(blob.is_complete() && !blob.is_whole());
+    super::basics::settle(&content_path(dir.path(), &sample.hash));
+    blob.check(sample.all()).unwrap();
+    assert!(blob.is_whole());
+}
+
+#[test]
+fn told_to_check_every_read_the_store_does_and_holds_nothing_for_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    for (always, checked) in [(false, 4), (true, 12)] {
+        let store = open(dir.path());
+        if always {
+            store.check_every_read();
+        }
+        let sample = Sample::new(4 * GROUP, 1);
+        let path = content_path(dir.path(), &sample.hash);
+        drop(sample.write_all(&store));
+        super::basics::settle(&path);
+        let store = if always { store } else { reopened(dir.path(), store) };
+        for _ in 0..3 {
+            assert!(sample.read_all(&store).unwrap());
+        }
+        assert_eq!(store.shared.metrics.store_checked_groups.get(), checked);
+        assert_eq!(store.blob(&sample.hash).unwrap().unwrap().is_whole(), !always);
+        assert!(!always || !store.blob(&sample.hash).unwrap().unwrap().read_at_once(0, &mut [0; GROUP]));
+        store.close().unwrap();
+        drop(store);
+        let _ = std::fs::remove_dir_all(dir.path().join("blobs"));
+        let _ = std::fs::remove_file(dir.path().join("index.redb"));
+    }
+}
