@@ -9,6 +9,7 @@ use byhash::control::{ControlHandler, ControlListener, Failure, StagedBlob, serv
 use byhash::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use byhash::holders::Statement;
 use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
+use byhash::store::{self, Store};
 use byhash::transfer::{
     BlobReader, BlobState, BoxFuture, Direction, FetchError, Priority, SpaceUsage, TransferState, TransferStatus,
 };
@@ -35,7 +36,9 @@ fn failing(error: &FetchError) -> ContentHash {
 const ERRORS: [FetchError; 4] =
     [FetchError::NotFound, FetchError::Unreachable, FetchError::TimedOut, FetchError::WrongBytes];
 
-struct MadeUp;
+struct MadeUp {
+    store: Store,
+}
 
 struct Reader {
     content: Bytes,
@@ -127,6 +130,10 @@ impl ControlHandler for MadeUp {
         Box::pin(async move { if blob.size == 0 { Err("the cache is full".into()) } else { Ok(()) } })
     }
 
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {
         Box::pin(async move {
             if let Some(error) = ERRORS.into_iter().find(|error| failing(error) == hash) {
@@ -149,6 +156,8 @@ impl Node {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
+        let config = store::Config { dir: dir.path().join("cache"), capacity: 64 << 20, keep_free: 0 };
+        let store = Store::open(config, Arc::default()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -156,7 +165,7 @@ impl Node {
             runtime.block_on(async {
                 let listener = ControlListener::bind(&socket).unwrap();
                 ready.send(()).unwrap();
-                serve(listener, Arc::new(MadeUp), async { drop(stopped.await) }).await;
+                serve(listener, Arc::new(MadeUp { store }), async { drop(stopped.await) }).await;
             });
         });
         is_ready.recv().unwrap();

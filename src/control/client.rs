@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
-use super::{ControlError, Request, Response, StagedBlob};
+use super::{ControlError, Order, Report, Request, Response, StagedBlob};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
 use crate::transfer::TransferStatus;
@@ -53,6 +53,14 @@ impl Client {
     pub async fn adopt(&mut self, blob: StagedBlob) -> Result<(), ControlError> {
         match self.ask(&Request::Adopt(blob)).await? {
             Response::Adopted => Ok(()),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
+    /// Has something done with the node's store.
+    pub async fn order(&mut self, order: Order) -> Result<Report, ControlError> {
+        match self.ask(&Request::Store(order)).await? {
+            Response::Store(report) => Ok(report),
             _ => Err(ControlError::OutOfPlace),
         }
     }

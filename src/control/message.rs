@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Order, Report};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::ContentHash;
 use crate::store::import::StagedBlob;
@@ -31,6 +32,8 @@ pub enum Request {
     },
     /// Take a staged blob into the store.
     Adopt(StagedBlob),
+    /// Do something with the store.
+    Store(Order),
     /// Send a blob.
     Get {
         /// Its name.
@@ -63,6 +66,8 @@ pub enum Response {
     Why(Box<BlobReport>),
     /// To [`Request::Adopt`]: the blob is in the store, durably.
     Adopted,
+    /// To [`Request::Store`].
+    Store(Report),
     /// To [`Request::Get`]: this many bytes follow in data frames, then an end frame.
     Blob {
         /// Bytes.

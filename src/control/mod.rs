@@ -16,12 +16,14 @@ mod error;
 mod frame;
 mod message;
 mod of_node;
+mod order;
 mod server;
 
 pub use client::{BlobStream, Client};
 pub use error::ControlError;
 pub use frame::{MAX_DATA_LEN, MAX_MESSAGE_LEN};
 pub use message::{Failure, FailureKind, Request, Response};
+pub use order::{MAX_HASHES, Order, Report};
 
 pub use crate::store::import::StagedBlob;
 pub use server::{ControlHandler, ControlListener, serve};

@@ -6,6 +6,7 @@ use super::{ControlHandler, Failure, StagedBlob};
 use crate::daemon::Node;
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
+use crate::store::Store;
 use crate::transfer::{BlobReader, BlobSource, BoxFuture, TransferStatus};
 
 impl ControlHandler for Node {
@@ -31,6 +32,10 @@ impl ControlHandler for Node {
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { Self::adopt(self, blob).await.map_err(|error| error.to_string()) })
+    }
+
+    fn store(&self) -> &Store {
+        Self::store(self)
     }
 
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {

@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_data, write_end, write_message};
-use super::{ControlError, Failure, FailureKind, Request, Response, StagedBlob};
+use super::{ControlError, Failure, FailureKind, MAX_HASHES, Order, Request, Response, StagedBlob};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{BlobRange, ContentHash, TransferId};
+use crate::store::Store;
 use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatus};
 
 /// Conversations at one time; further clients wait. Far more than one user's commands need.
@@ -58,6 +59,9 @@ pub trait ControlHandler: Send + Sync + 'static {
 
     /// Takes a staged blob into the store, durably. The error is a sentence.
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Its store.
+    fn store(&self) -> &Store;
 
     /// Proves the size of `hash` and opens it, asking peers if need be.
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>>;
@@ -174,6 +178,7 @@ async fn answer(
             Ok(()) => Response::Adopted,
             Err(error) => Response::Error(Failure { kind: FailureKind::Other, error }),
         },
+        Ok(Request::Store(order)) => carry_out(handler.store(), order).await,
         Ok(Request::Get { hash }) => match handler.open_blob(hash).await {
             Ok(reader) => return send_blob(to, reader).await,
             Err(failure) => Response::Error(failure),
@@ -189,6 +194,23 @@ async fn answer(
             write_message(to, &Response::Error(Failure { kind: FailureKind::Other, error })).await
         }
         written => written,
+    }
+}
+
+async fn carry_out(store: &Store, order: Order) -> Response {
+    let failed = |kind, error| Response::Error(Failure { kind, error });
+    let hashes = match &order {
+        Order::Show { hashes } | Order::Pin { hashes, .. } | Order::Remove { hashes } => hashes.len(),
+        Order::List { .. } | Order::Collect { .. } => 0,
+    };
+    if hashes > MAX_HASHES {
+        return failed(FailureKind::BadRequest, format!("{hashes} hashes at a time are more than {MAX_HASHES}"));
+    }
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || order.carry_out(&store)).await {
+        Ok(Ok(report)) => Response::Store(report),
+        Ok(Err(error)) => failed(FailureKind::Other, error.to_string()),
+        Err(_) => failed(FailureKind::Other, "it failed inside the node".to_owned()),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
@@ -12,6 +12,7 @@ use super::*;
 use crate::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use crate::holders::Statement;
 use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
+use crate::store::Store;
 use crate::transfer::{
     BlobReader, BlobState, BoxFuture, Direction, FetchError, PeerShare, Priority, SpaceUsage, TransferState,
     TransferStatus,
@@ -27,9 +28,18 @@ fn content() -> Bytes {
 /// A node with one blob, which fails from `fails_at` on; any other hash waits for ever.
 #[derive(Default)]
 struct FakeNode {
+    store: OnceLock<(tempfile::TempDir, Store)>,
     fails_at: Option<u64>,
     waiting: Notify,
     reads: Arc<AtomicUsize>,
+}
+
+/// A store that holds nothing.
+fn made_up_store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = crate::store::Config { dir: dir.path().join("cache"), capacity: 64 << 20, keep_free: 0 };
+    let store = Store::open(config, Arc::default()).unwrap();
+    (dir, store)
 }
 
 struct FakeReader {
@@ -143,6 +153,10 @@ impl ControlHandler for FakeNode {
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { if blob.name == "good" { Ok(()) } else { Err(format!("no {}", blob.name)) } })
+    }
+
+    fn store(&self) -> &Store {
+        &self.store.get_or_init(made_up_store).1
     }
 
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {

@@ -107,6 +107,22 @@ impl Index {
         })
     }
 
+    /// Up to `limit` records, by hash, beginning after `after`.
+    pub fn page(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, Record)>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.wrap(|| {
+            let table = self.database.begin_read()?.open_table(BLOBS)?;
+            let from = after.as_ref().map_or(Unbounded, |hash| Excluded(hash.as_bytes()));
+            let entries = table.range::<&[u8; 32]>((from, Unbounded))?.take(limit);
+            entries
+                .map(|entry| {
+                    let (hash, record) = entry?;
+                    Ok((ContentHash::from_bytes(*hash.value()), decode(record.value())?))
+                })
+                .collect()
+        })
+    }
+
     fn wrap<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
         work().map_err(|error| index_error(&self.path, error))
     }
@@ -160,16 +176,17 @@ impl Batch<'_> {
     }
 
     /// Removes the least recently used records that `in_use` does not name, until `bytes` bytes
-    /// are free or no more can go, and returns them.
+    /// are free, `limit` records gone or no more can go, and returns them.
     pub fn evict(
         &mut self,
         bytes: u64,
+        limit: usize,
         in_use: impl Fn(&ContentHash) -> bool,
     ) -> Result<Vec<(ContentHash, Record)>, redb::Error> {
         let mut chosen = Vec::new();
         let mut freed = 0;
         for entry in self.lru.iter()? {
-            if freed >= bytes {
+            if freed >= bytes || chosen.len() >= limit {
                 break;
             }
             let hash = ContentHash::from_bytes(*entry?.0.value().1);
@@ -258,10 +275,10 @@ mod tests {
                 batch.touch(&hashes[3], 6)
             })
             .unwrap();
-        let evicted = index.write(|batch| batch.evict(16385, |hash| *hash == hashes[2])).unwrap();
+        let evicted = index.write(|batch| batch.evict(16385, usize::MAX, |hash| *hash == hashes[2])).unwrap();
         let evicted: Vec<_> = evicted.into_iter().map(|(hash, _)| hash).collect();
         assert_eq!(evicted, [hashes[4], hashes[3]]);
-        assert_eq!(index.write(|batch| batch.evict(u64::MAX, |_| false)).unwrap().len(), 1);
+        assert_eq!(index.write(|batch| batch.evict(u64::MAX, usize::MAX, |_| false)).unwrap().len(), 1);
     }
 
     #[test]

@@ -43,13 +43,14 @@ pub(super) struct Shared {
     pub checked: Mutex<LruCache<ContentHash, Checked>>,
     open: DashMap<ContentHash, Weak<Blob>>,
     open_by_key: DashMap<HaveKey, ContentHash>,
-    flushing: Mutex<()>,
+    /// Held while what changed is made durable and told to the index.
+    pub flushing: Mutex<()>,
     clock: AtomicU64,
     opened_at: Instant,
     /// When something was written last, in milliseconds from `opened_at`.
     last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
-    nothing_to_evict: AtomicBool,
+    pub nothing_to_evict: AtomicBool,
     _lock: File,
 }
 
@@ -116,6 +117,11 @@ impl Shared {
         // The guard of the map must be gone before the handle may be dropped: that takes the same lock.
         let weak = self.open.get(hash).map(|entry| entry.value().clone());
         weak?.upgrade()
+    }
+
+    /// The handles of all blobs that somebody has open.
+    pub fn all_opened(&self) -> Vec<Arc<Blob>> {
+        self.open.iter().filter_map(|entry| entry.value().upgrade()).collect()
     }
 
     /// See [`super::Store::blob`].
@@ -198,7 +204,7 @@ impl Shared {
     /// next flush holds it.
     pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
         let mut found: BTreeMap<ContentHash, u64> = self.index.complete(after, limit)?.into_iter().collect();
-        let open: Vec<_> = self.open.iter().filter_map(|entry| entry.value().upgrade()).collect();
+        let open = self.all_opened();
         let is_next = |blob: &Arc<Blob>| blob.is_complete() && after.is_none_or(|after| blob.hash() > after);
         found.extend(open.iter().filter(|blob| is_next(blob)).map(|blob| (blob.hash(), blob.size())));
         Ok(found.into_iter().take(limit).collect())
@@ -310,20 +316,26 @@ impl Shared {
         let _structure = self.structure.lock();
         let wanted = bytes.saturating_add(self.space.surplus());
         self.nothing_to_evict.store(true, Ordering::Relaxed);
-        let evicted = self.index.write(|batch| batch.evict(wanted, |hash| self.opened(hash).is_some()))?;
-        let freed: u64 = evicted.iter().map(|(_, record)| record.charge()).sum();
+        let freed: u64 = self.evict_step(wanted, usize::MAX)?.iter().map(|(_, bytes)| bytes).sum();
         if freed >= bytes {
             self.nothing_to_evict.store(false, Ordering::Relaxed);
         }
-        for (hash, record) in evicted {
-            if let Err(error) = self.layout.unlink(&hash) {
+        Ok(())
+    }
+
+    /// Evicts the least recently used blobs that nobody has open: `bytes` bytes or a little more, but
+    /// `limit` blobs at most. Tells which, with the bytes of each. The caller holds `structure`.
+    pub fn evict_step(&self, bytes: u64, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        let evicted = self.index.write(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
+        for (hash, record) in &evicted {
+            if let Err(error) = self.layout.unlink(hash) {
                 tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
             }
             self.space.release(record.charge());
             self.space.remove_blob();
             self.metrics.store_evicted_blobs.inc();
         }
-        Ok(())
+        Ok(evicted.into_iter().map(|(hash, record)| (hash, record.charge())).collect())
     }
 
     /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle

@@ -5,6 +5,7 @@ mod basics;
 mod crashes;
 mod damage;
 mod eviction;
+mod keeping;
 mod model;
 
 use std::ops::Range;
