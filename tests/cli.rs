@@ -50,6 +50,7 @@ fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
         "unmount",
         "add",
         "get",
+        "prefetch",
         "ls",
         "rm",
         "pin",
@@ -145,6 +146,13 @@ fn without_a_node_status_and_peers_say_how_to_start_one() {
         assert_sentence(&run(dir.path(), &command), 1, &words);
         assert_sentence(&run(dir.path(), &[&command[..], &["--json"]].concat()), 1, &words);
     }
+}
+
+#[test]
+fn without_a_node_nothing_is_prefetched() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_sentence(&run(dir.path(), &["prefetch", ID]), 1, &["no node runs", "byhash serve"]);
+    assert_sentence(&run(dir.path(), &["prefetch", ID, "x"]), 2, &["'x'"]);
 }
 
 #[test]

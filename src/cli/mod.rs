@@ -19,6 +19,7 @@ mod node;
 mod output;
 mod peers;
 mod pin;
+mod prefetch;
 mod progress;
 mod rm;
 mod secret;
@@ -90,6 +91,8 @@ enum Command {
     Add(add::Add),
     /// Fetch a blob to a file or to stdout
     Get(get::Get),
+    /// Fetch blobs into the running node's cache, ahead of any reader
+    Prefetch(prefetch::Prefetch),
     /// List the blobs held here
     Ls(ls::Ls),
     /// Remove blobs from the store, added here or fetched
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Unmount(command) => command.run(),
         Command::Add(command) => command.run(),
         Command::Get(command) => command.run(),
+        Command::Prefetch(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Rm(command) => command.run(),
         Command::Pin(command) => command.run(),

@@ -155,6 +155,25 @@ impl ControlHandler for FakeNode {
         Box::pin(async move { if blob.name == "good" { Ok(()) } else { Err(format!("no {}", blob.name)) } })
     }
 
+    fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            if hash == ContentHash::EMPTY {
+                return Err(FetchError::Unreachable.into());
+            }
+            progress(3, 7);
+            if hash != ContentHash::of(&content()) {
+                let _withdrawn = Withdrawn(&self.waiting);
+                std::future::pending::<()>().await;
+            }
+            progress(7, 7);
+            Ok(())
+        })
+    }
+
+    fn is_held(&self, _: ContentHash) -> bool {
+        self.fails_at.is_none()
+    }
+
     fn store(&self) -> &Store {
         &self.store.get_or_init(made_up_store).1
     }
@@ -324,4 +343,34 @@ async fn nonsense_is_answered_or_cut_off_and_the_node_goes_on() {
     stream.write_all(&[0xff; 5]).await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
     running.client().await.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_prefetch_tells_how_far_it_is_and_what_came_of_each() {
+    let running = run(FakeNode::default());
+    let here = ContentHash::of(&content());
+    let mut client = running.client().await;
+    let mut stream = client.prefetch(vec![here, ContentHash::EMPTY]).await.unwrap();
+    let mut outcomes = Vec::new();
+    while let Some(event) = stream.next().await.unwrap() {
+        match event {
+            PrefetchEvent::Progress { done, total } => assert!(done <= total && total <= 7),
+            PrefetchEvent::Fetched { hash, failure } => outcomes.push((hash, failure.map(|failure| failure.kind))),
+        }
+    }
+    assert_eq!(outcomes, [(ContentHash::EMPTY, Some(FailureKind::Unreachable)), (here, None)]);
+    // The conversation goes on, and too many at a time are refused.
+    client.status().await.unwrap();
+    let mut stream = client.prefetch(vec![here; MAX_HASHES + 1]).await.unwrap();
+    assert!(matches!(stream.next().await, Err(ControlError::Failed(Failure { kind: FailureKind::BadRequest, .. }))));
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_breaks_off_its_prefetch() {
+    let running = run(FakeNode::default());
+    let mut client = running.client().await;
+    let mut stream = client.prefetch(vec![ContentHash::of(b"never comes")]).await.unwrap();
+    assert_eq!(stream.next().await.unwrap(), Some(PrefetchEvent::Progress { done: 3, total: 7 }));
+    drop(client);
+    running.node.waiting.notified().await;
 }

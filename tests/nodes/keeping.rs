@@ -137,3 +137,39 @@ fn rm_removes_what_is_named_and_says_what_is_not_there() {
     assert_eq!(stdout(&node.run(["ls"])), "");
     assert_eq!(node.metric("store_blobs"), 0);
 }
+
+#[test]
+fn prefetch_fills_the_cache_and_names_what_nobody_has() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> =
+        [5 * MIB + 3, 0, 1, 70_000].into_iter().zip(60..).map(|(len, seed)| content(seed, len)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let node = sandbox.seat("b").serve(asking(&[&holder]));
+    let sums: String = blobs.iter().map(|blob| format!("{}  some file\n", hash_of(blob))).collect();
+    let lines = sandbox.write("sums", &sums);
+    let prefetch = || node.command(["prefetch", "-"]).stdin(std::fs::File::open(&lines).unwrap()).output().unwrap();
+    assert_eq!(stdout(&prefetch()), "");
+    let fetched = node.metric("fetched_bytes");
+    let unknown = hash_of(b"unknown");
+    let complaints = complaints(&node.run(["prefetch", &unknown, &hash_of(&blobs[0])]));
+    assert!(complaints.len() == 1 && complaints[0].starts_with(&format!("byhash: {unknown}: no reachable peer")));
+    holder.stop();
+    assert_eq!(stdout(&prefetch()), "", "nothing is fetched twice");
+    assert_eq!(node.metric("fetched_bytes"), fetched);
+    let seat = node.stop();
+    assert!(blobs.iter().all(|blob| seat.run(["get", &hash_of(blob)]).stdout == *blob));
+}
+
+#[test]
+fn more_than_the_cache_can_hold_is_said_by_prefetch() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..5).map(|seed| content(70 + seed, 16 * MIB)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let mut flags = asking(&[&holder]);
+    flags.extend(["--cache-size", "64MiB"]);
+    let node = sandbox.seat("b").serve(flags);
+    let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
+    let said = complaints(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
+    let held = hashes.iter().filter(|hash| listed(&node, hash).is_some_and(|blob| blob["complete"] == true)).count();
+    assert!(said.len() == 5 - held && !said.is_empty(), "{held} held; {said:?}");
+}
