@@ -42,8 +42,26 @@ const ID: &str = "ababababababababababababababababababababababababababababababab
 fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let help = stdout(&run(dir.path(), &["--help"]));
-    let commands =
-        ["id", "secret", "serve", "mount", "unmount", "add", "get", "status", "peers", "transfers", "why", "demo"];
+    let commands = [
+        "id",
+        "secret",
+        "serve",
+        "mount",
+        "unmount",
+        "add",
+        "get",
+        "prefetch",
+        "ls",
+        "rm",
+        "pin",
+        "unpin",
+        "gc",
+        "status",
+        "peers",
+        "transfers",
+        "why",
+        "demo",
+    ];
     for command in commands {
         assert!(help.contains(&format!("\n  {command} ")), "{command}\n{help}");
         stdout(&run(dir.path(), &[command, "--help"]));
@@ -73,7 +91,7 @@ fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
 #[test]
 fn what_is_no_command_exits_with_2() {
     let dir = tempfile::tempdir().unwrap();
-    for args in [&[][..], &["cut"], &["serve", "--speed"], &["get"], &["add"], &["mount"]] {
+    for args in [&[][..], &["cut"], &["serve", "--speed"], &["get"], &["add"], &["mount"], &["rm"], &["pin"]] {
         assert_eq!(run(dir.path(), args).status.code(), Some(2), "{args:?}");
     }
 }
@@ -94,6 +112,11 @@ fn malformed_values_exit_with_2_and_are_named() {
         (&["mount", "/mnt", "--peer", "nowhere"], &["--peer", "'nowhere'"]),
         (&["add", "x", "--cache-size", "big"], &["--cache-size", "'big'"]),
         (&["get", "x"], &["'x'"]),
+        (&["ls", "x"], &["'x'"]),
+        (&["rm", ID, "x"], &["'x'"]),
+        (&["pin", "x"], &["'x'"]),
+        (&["unpin", "x"], &["'x'"]),
+        (&["gc", "--to", "small"], &["--to", "'small'"]),
         (&["get", &ID.to_uppercase()], &[&ID.to_uppercase()]),
     ];
     for (args, words) in cases {
@@ -123,6 +146,39 @@ fn without_a_node_status_and_peers_say_how_to_start_one() {
         assert_sentence(&run(dir.path(), &command), 1, &words);
         assert_sentence(&run(dir.path(), &[&command[..], &["--json"]].concat()), 1, &words);
     }
+}
+
+#[test]
+fn without_a_node_nothing_is_prefetched() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_sentence(&run(dir.path(), &["prefetch", ID]), 1, &["no node runs", "byhash serve"]);
+    assert_sentence(&run(dir.path(), &["prefetch", ID, "x"]), 2, &["'x'"]);
+}
+
+#[test]
+fn looking_makes_no_store_and_a_wrong_directory_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    assert_eq!(stdout(&run(&state, &["ls"])), "");
+    assert!(stdout(&run(&state, &["gc"])).starts_with("removed 0 blobs"));
+    for command in ["ls", "rm", "pin", "unpin"] {
+        assert_sentence(&run(&state, &[command, ID]), 1, &[state.to_str().unwrap(), "does not exist"]);
+    }
+    assert!(!state.exists());
+}
+
+#[test]
+fn a_line_that_is_no_hash_ends_a_command_after_what_stands_before_it() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let line = add(dir.path(), &state, "file", b"content");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(format!("{line}what is this\n").as_bytes()).unwrap();
+    drop(writer);
+    let output = byhash(&state, &["rm", "-"]).stdin(reader).output().unwrap();
+    assert_sentence(&output, 2, &["line 2", "'what is this'"]);
+    assert_eq!(stdout(&run(&state, &["ls"])), "");
 }
 
 #[test]

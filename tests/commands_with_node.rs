@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use byhash::control::{ControlHandler, ControlListener, Failure, StagedBlob, serve};
+use byhash::control::{ControlHandler, ControlListener, Failure, ProgressFn, StagedBlob, serve};
 use byhash::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use byhash::holders::Statement;
 use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
+use byhash::store::{self, Store};
 use byhash::transfer::{
     BlobReader, BlobState, BoxFuture, Direction, FetchError, Priority, SpaceUsage, TransferState, TransferStatus,
 };
@@ -35,7 +37,22 @@ fn failing(error: &FetchError) -> ContentHash {
 const ERRORS: [FetchError; 4] =
     [FetchError::NotFound, FetchError::Unreachable, FetchError::TimedOut, FetchError::WrongBytes];
 
-struct MadeUp;
+struct MadeUp {
+    store: Store,
+    fetches: Arc<Fetches>,
+}
+
+/// How many blobs are being fetched, and were at most at once.
+#[derive(Default)]
+struct Fetches {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// The hash of a blob that had to make room for others.
+fn made_room() -> ContentHash {
+    ContentHash::of(b"made room")
+}
 
 struct Reader {
     content: Bytes,
@@ -128,6 +145,30 @@ impl ControlHandler for MadeUp {
         Box::pin(async move { if blob.size == 0 { Err("the cache is full".into()) } else { Ok(()) } })
     }
 
+    fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let now = self.fetches.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.fetches.most.fetch_max(now, Ordering::SeqCst);
+            for done in 0..4 {
+                progress(done, 4);
+                tokio::task::yield_now().await;
+            }
+            self.fetches.now.fetch_sub(1, Ordering::SeqCst);
+            match ERRORS.into_iter().find(|error| failing(error) == hash) {
+                Some(error) => Err(error.into()),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn is_held(&self, hash: ContentHash) -> bool {
+        hash != made_room()
+    }
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {
         Box::pin(async move {
             if let Some(error) = ERRORS.into_iter().find(|error| failing(error) == hash) {
@@ -142,6 +183,7 @@ impl ControlHandler for MadeUp {
 /// The node, on a thread of its own, and its state directory.
 struct Node {
     dir: tempfile::TempDir,
+    fetches: Arc<Fetches>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -150,6 +192,10 @@ impl Node {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
+        let config = store::Config { dir: dir.path().join("cache"), capacity: 64 << 20, keep_free: 0 };
+        let store = Store::open(config, Arc::default()).unwrap();
+        let fetches = Arc::<Fetches>::default();
+        let made_up = MadeUp { store, fetches: fetches.clone() };
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -157,11 +203,11 @@ impl Node {
             runtime.block_on(async {
                 let listener = ControlListener::bind(&socket).unwrap();
                 ready.send(()).unwrap();
-                serve(listener, Arc::new(MadeUp), async { drop(stopped.await) }).await;
+                serve(listener, Arc::new(made_up), async { drop(stopped.await) }).await;
             });
         });
         is_ready.recv().unwrap();
-        Self { dir, stop: Some(stop), thread: Some(thread) }
+        Self { dir, fetches, stop: Some(stop), thread: Some(thread) }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -314,4 +360,25 @@ fn get_into_a_pipe_that_is_closed_early_is_quiet() {
     let hash = ContentHash::of(&content()).to_string();
     let output = node.command(&["get", &hash]).stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
+
+#[test]
+fn prefetch_names_what_failed_and_has_a_bounded_number_under_way() {
+    let node = Node::start();
+    let fine: Vec<_> = (0..1100u32).map(|i| ContentHash::of(&i.to_le_bytes()).to_string()).collect();
+    let args: Vec<_> = std::iter::once("prefetch").chain(fine.iter().map(String::as_str)).collect();
+    assert!(stdout(&node.run(&args)).is_empty());
+    let most = node.fetches.most.load(Ordering::SeqCst);
+    assert!((2..=64).contains(&most), "{most} at once");
+    let failing: Vec<_> = ERRORS.iter().map(|error| failing(error).to_string()).collect();
+    let made_room = made_room().to_string();
+    let args = [&["prefetch", &fine[0], &made_room][..], &failing.iter().map(String::as_str).collect::<Vec<_>>()];
+    let output = node.run(&args.concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 5, "{said}");
+    for (hash, error) in failing.iter().zip(&ERRORS) {
+        assert!(said.contains(&format!("byhash: {hash}: {error}\n")), "{said}");
+    }
+    assert!(said.contains(&format!("byhash: {made_room}: ")) && said.contains("too small"), "{said}");
 }

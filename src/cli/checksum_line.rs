@@ -1,4 +1,4 @@
-//! The line that `b3sum` prints for a file.
+//! The line that `b3sum` prints for a file: written and read.
 
 use std::path::Path;
 
@@ -14,6 +14,18 @@ pub(super) fn checksum_line(hash: &ContentHash, path: &Path) -> String {
     }
     let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
     format!("\\{hash}  {escaped}\n")
+}
+
+/// The hash that a line begins with, followed by nothing or by a space and whatever else there is. Lines
+/// as `b3sum --tag` prints them, `BLAKE3 (<path>) = <hash>`, are understood too.
+pub(super) fn hash_in_line(line: &str) -> Option<ContentHash> {
+    let line = line.trim();
+    let line = line.strip_prefix('\\').unwrap_or(line);
+    let word = match line.strip_prefix("BLAKE3 (") {
+        Some(tagged) => tagged.rsplit_once(") = ")?.1,
+        None => line.split_whitespace().next()?,
+    };
+    ContentHash::from_name(word.as_bytes())
 }
 
 #[cfg(test)]
@@ -32,6 +44,24 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_is_found_in_what_checksum_programs_print() {
+        let hash = ContentHash::of(b"x");
+        let lines = [
+            format!("{hash}"),
+            format!("{hash}  a file\r\n"),
+            format!("  {hash} *binary\n"),
+            checksum_line(&hash, Path::new("a\\b")),
+            format!("BLAKE3 (odd) = name) = {hash}\n"),
+        ];
+        for line in lines {
+            assert_eq!(hash_in_line(&line), Some(hash), "{line}");
+        }
+        for line in ["", "x", &format!("{hash}0"), &format!("x {hash}"), &format!("BLAKE3 (a) {hash}")] {
+            assert_eq!(hash_in_line(line), None, "{line}");
+        }
+    }
+
+    #[test]
     fn b3sum_prints_the_same() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["plain", "two words", "back\\slash", "new\nline"] {
@@ -43,6 +73,7 @@ mod tests {
             };
             let line = checksum_line(&ContentHash::of(name.as_bytes()), &path);
             assert_eq!(String::from_utf8(output.stdout).unwrap(), line);
+            assert_eq!(hash_in_line(&line), Some(ContentHash::of(name.as_bytes())));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::failure::CommandError;
 use crate::config::{StateDir, store_config};
-use crate::control::Client;
+use crate::control::{Client, ControlError, Order, Report};
 use crate::metrics::Metrics;
 use crate::store::import::StagedBlob;
 use crate::store::{Store, StoreError};
@@ -40,6 +40,17 @@ impl Keeper {
         }
     }
 
+    /// The same, where asking must not make a store.
+    pub(super) async fn reach_existing(state: &StateDir, cache_size: u64) -> Result<Self, CommandError> {
+        if !state.path().exists() {
+            return Err(CommandError::Failed(format!(
+                "{} does not exist, so nothing is held there: --state names a node's directory",
+                state.path().display()
+            )));
+        }
+        Self::reach(state, cache_size).await
+    }
+
     /// Takes a staged blob into the store, durably.
     pub(super) async fn adopt(&mut self, blob: &StagedBlob) -> Result<(), CommandError> {
         match self {
@@ -47,6 +58,19 @@ impl Keeper {
             Self::Store(store) => Ok(store.adopt(blob)?),
         }
     }
+
+    /// Has something done with the store.
+    pub(super) async fn order(&mut self, order: Order) -> Result<Report, CommandError> {
+        match self {
+            Self::Node(node) => Ok(node.order(order).await?),
+            Self::Store(store) => Ok(order.carry_out(store)?),
+        }
+    }
+}
+
+/// What to say when the report is one of another order.
+pub(super) fn out_of_place() -> CommandError {
+    ControlError::OutOfPlace.into()
 }
 
 impl From<StoreError> for CommandError {

@@ -7,15 +7,21 @@ mod demo;
 mod destination;
 mod failure;
 mod flags;
+mod gc;
 mod get;
+mod hashes;
 mod id;
 mod keeper;
 mod logging;
+mod ls;
 mod mount;
 mod node;
 mod output;
 mod peers;
+mod pin;
+mod prefetch;
 mod progress;
+mod rm;
 mod secret;
 mod serve;
 mod signals;
@@ -85,6 +91,18 @@ enum Command {
     Add(add::Add),
     /// Fetch a blob to a file or to stdout
     Get(get::Get),
+    /// Fetch blobs into the running node's cache, ahead of any reader
+    Prefetch(prefetch::Prefetch),
+    /// List the blobs held here
+    Ls(ls::Ls),
+    /// Remove blobs from the store, added here or fetched
+    Rm(rm::Rm),
+    /// Keep blobs from being evicted
+    Pin(pin::Pin),
+    /// Let blobs be evicted again
+    Unpin(pin::Unpin),
+    /// Remove fetched blobs that nobody uses, to make the cache smaller
+    Gc(gc::Gc),
     /// Show how the running node is
     Status(status::Status),
     /// Show how the running node's peers are
@@ -109,6 +127,12 @@ pub fn main() -> ExitCode {
         Command::Unmount(command) => command.run(),
         Command::Add(command) => command.run(),
         Command::Get(command) => command.run(),
+        Command::Prefetch(command) => command.run(),
+        Command::Ls(command) => command.run(),
+        Command::Rm(command) => command.run(),
+        Command::Pin(command) => command.run(),
+        Command::Unpin(command) => command.run(),
+        Command::Gc(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Peers(command) => command.run(),
         Command::Transfers(command) => command.run(),

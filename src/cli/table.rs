@@ -25,6 +25,16 @@ pub(super) fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
+/// How long ago something was, `ms` milliseconds, in the largest unit that says something.
+pub(super) fn age(ms: u64) -> String {
+    match ms / 1000 {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +43,13 @@ mod tests {
     fn columns_line_up_and_lines_do_not_end_in_spaces() {
         let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         assert_eq!(columns(&[row("a", "bé"), row("long", ""), row("é", "x")]), "a     bé\nlong\né     x\n");
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (ms, text) in [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min"), (7_200_000, "2 h"), (172_800_000, "2 d")] {
+            assert_eq!(age(ms), text);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
-use super::{ControlError, Request, Response, StagedBlob};
+use super::{ControlError, Failure, Order, Report, Request, Response, StagedBlob};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
 use crate::transfer::TransferStatus;
@@ -57,6 +57,21 @@ impl Client {
         }
     }
 
+    /// Asks for blobs to be fetched into the store, at most [`super::MAX_HASHES`]. The stream must be read
+    /// to its end before another question; dropping the client breaks off what is not done.
+    pub async fn prefetch(&mut self, hashes: Vec<ContentHash>) -> Result<PrefetchStream<'_>, ControlError> {
+        write_message(&mut self.stream, &Request::Prefetch { hashes }).await?;
+        Ok(PrefetchStream { stream: &mut self.stream })
+    }
+
+    /// Has something done with the node's store.
+    pub async fn order(&mut self, order: Order) -> Result<Report, ControlError> {
+        match self.ask(&Request::Store(order)).await? {
+            Response::Store(report) => Ok(report),
+            _ => Err(ControlError::OutOfPlace),
+        }
+    }
+
     /// Asks for a blob. The stream must be read to its end before another question.
     pub async fn get(&mut self, hash: ContentHash) -> Result<BlobStream<'_>, ControlError> {
         match self.ask(&Request::Get { hash }).await? {
@@ -97,6 +112,47 @@ impl Client {
                 response => Ok(response),
             },
             Frame::Data(_) | Frame::End => Err(ControlError::OutOfPlace),
+        }
+    }
+}
+
+/// What a node tells while it prefetches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrefetchEvent {
+    /// How far it is.
+    Progress {
+        /// Bytes that are held ...
+        done: u64,
+        /// ... of those that the blobs have whose size is known by now.
+        total: u64,
+    },
+    /// What came of a blob.
+    Fetched {
+        /// Its name.
+        hash: ContentHash,
+        /// Why it is not there; nothing if all of it is held.
+        failure: Option<Failure>,
+    },
+}
+
+/// A prefetch under way in the node.
+#[derive(Debug)]
+pub struct PrefetchStream<'a> {
+    stream: &'a mut UnixStream,
+}
+
+impl PrefetchStream<'_> {
+    /// What it tells next; `None` once it has told of each blob.
+    pub async fn next(&mut self) -> Result<Option<PrefetchEvent>, ControlError> {
+        match read_frame(self.stream).await?.ok_or(ControlError::Ended)? {
+            Frame::End => Ok(None),
+            Frame::Data(_) => Err(ControlError::OutOfPlace),
+            Frame::Message(message) => match serde_json::from_slice(&message)? {
+                Response::Progress { done, total } => Ok(Some(PrefetchEvent::Progress { done, total })),
+                Response::Fetched { hash, failure } => Ok(Some(PrefetchEvent::Fetched { hash, failure })),
+                Response::Error(failure) => Err(failure.into()),
+                _ => Err(ControlError::OutOfPlace),
+            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Order, Report};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::ContentHash;
 use crate::store::import::StagedBlob;
@@ -31,6 +32,13 @@ pub enum Request {
     },
     /// Take a staged blob into the store.
     Adopt(StagedBlob),
+    /// Fetch blobs into the store.
+    Prefetch {
+        /// Their names, at most [`super::MAX_HASHES`].
+        hashes: Vec<ContentHash>,
+    },
+    /// Do something with the store.
+    Store(Order),
     /// Send a blob.
     Get {
         /// Its name.
@@ -63,6 +71,22 @@ pub enum Response {
     Why(Box<BlobReport>),
     /// To [`Request::Adopt`]: the blob is in the store, durably.
     Adopted,
+    /// To [`Request::Prefetch`], now and then: how far it is. More such answers follow.
+    Progress {
+        /// Bytes that are held ...
+        done: u64,
+        /// ... of those that the blobs have whose size is known by now.
+        total: u64,
+    },
+    /// To [`Request::Prefetch`], once a blob: what came of it. After the last comes an end frame.
+    Fetched {
+        /// Its name.
+        hash: ContentHash,
+        /// Why it is not there; nothing if all of it is held.
+        failure: Option<Failure>,
+    },
+    /// To [`Request::Store`].
+    Store(Report),
     /// To [`Request::Get`]: this many bytes follow in data frames, then an end frame.
     Blob {
         /// Bytes.

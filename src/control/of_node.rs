@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{ControlHandler, Failure, StagedBlob};
+use super::{ControlHandler, Failure, FailureKind, ProgressFn, StagedBlob};
 use crate::daemon::Node;
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
-use crate::transfer::{BlobReader, BlobSource, BoxFuture, TransferStatus};
+use crate::store::Store;
+use crate::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, TransferStatus};
 
 impl ControlHandler for Node {
     fn status(&self) -> BoxFuture<'_, NodeStatus> {
@@ -31,6 +32,23 @@ impl ControlHandler for Node {
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { Self::adopt(self, blob).await.map_err(|error| error.to_string()) })
+    }
+
+    fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            self.engine().fetch(hash, progress).await?;
+            let error = || "the cache did not take it: it has no room, or its disk fails".to_owned();
+            let kept = self.is_held(hash);
+            if kept { Ok(()) } else { Err(Failure { kind: FailureKind::Other, error: error() }) }
+        })
+    }
+
+    fn is_held(&self, hash: ContentHash) -> bool {
+        self.engine().state(&hash) == BlobState::Complete
+    }
+
+    fn store(&self) -> &Store {
+        Self::store(self)
     }
 
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {

@@ -14,9 +14,11 @@ use tokio::task::JoinSet;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_data, write_end, write_message};
-use super::{ControlError, Failure, FailureKind, Request, Response, StagedBlob};
+use super::prefetch::prefetch;
+use super::{ControlError, Failure, FailureKind, MAX_HASHES, Order, Request, Response, StagedBlob};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{BlobRange, ContentHash, TransferId};
+use crate::store::Store;
 use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatus};
 
 /// Conversations at one time; further clients wait. Far more than one user's commands need.
@@ -39,6 +41,9 @@ const HINT_LEN: u64 = 16 << 20;
 
 const _: () = assert!(HINT_LEN.is_multiple_of(PIECE_LEN));
 
+/// Is told how many bytes of a blob are held, and how many it has.
+pub type ProgressFn = Box<dyn Fn(u64, u64) + Send + Sync>;
+
 /// The node, as the control socket sees it. A future is dropped when its client hangs up.
 pub trait ControlHandler: Send + Sync + 'static {
     /// How the node is.
@@ -58,6 +63,15 @@ pub trait ControlHandler: Send + Sync + 'static {
 
     /// Takes a staged blob into the store, durably. The error is a sentence.
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Fetches what is missing of `hash` into the store; it is complete there when this returns.
+    fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Whether all of `hash` is in the store.
+    fn is_held(&self, hash: ContentHash) -> bool;
+
+    /// Its store.
+    fn store(&self) -> &Store;
 
     /// Proves the size of `hash` and opens it, asking peers if need be.
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>>;
@@ -111,7 +125,7 @@ pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, 
                 Ok((stream, _)) => {
                     let handler = handler.clone();
                     conversations.spawn(async move {
-                        if let Err(error) = converse(stream, &*handler).await {
+                        if let Err(error) = converse(stream, &handler).await {
                             tracing::debug!("a conversation on the control socket ended: {error}");
                         }
                         drop(slot);
@@ -131,7 +145,7 @@ pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, 
 }
 
 /// Answers the questions of one client until it hangs up.
-async fn converse(stream: UnixStream, handler: &dyn ControlHandler) -> Result<(), ControlError> {
+async fn converse(stream: UnixStream, handler: &Arc<dyn ControlHandler>) -> Result<(), ControlError> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -158,7 +172,7 @@ async fn hung_up<R: AsyncRead + Unpin>(read: &mut BufReader<R>) {
 
 async fn answer(
     to: &mut (impl AsyncWrite + Unpin),
-    handler: &dyn ControlHandler,
+    handler: &Arc<dyn ControlHandler>,
     message: &[u8],
 ) -> Result<(), ControlError> {
     let response = match serde_json::from_slice(message) {
@@ -174,6 +188,11 @@ async fn answer(
             Ok(()) => Response::Adopted,
             Err(error) => Response::Error(Failure { kind: FailureKind::Other, error }),
         },
+        Ok(Request::Prefetch { hashes }) => match within_limit(hashes.len()) {
+            Ok(()) => return prefetch(to, handler, hashes).await,
+            Err(failure) => Response::Error(failure),
+        },
+        Ok(Request::Store(order)) => carry_out(handler.store(), order).await,
         Ok(Request::Get { hash }) => match handler.open_blob(hash).await {
             Ok(reader) => return send_blob(to, reader).await,
             Err(failure) => Response::Error(failure),
@@ -189,6 +208,28 @@ async fn answer(
             write_message(to, &Response::Error(Failure { kind: FailureKind::Other, error })).await
         }
         written => written,
+    }
+}
+
+fn within_limit(hashes: usize) -> Result<(), Failure> {
+    let error = || format!("{hashes} hashes at a time are more than {MAX_HASHES}");
+    if hashes <= MAX_HASHES { Ok(()) } else { Err(Failure { kind: FailureKind::BadRequest, error: error() }) }
+}
+
+async fn carry_out(store: &Store, order: Order) -> Response {
+    let failed = |error| Response::Error(Failure { kind: FailureKind::Other, error });
+    let hashes = match &order {
+        Order::Show { hashes } | Order::Pin { hashes, .. } | Order::Remove { hashes } => hashes.len(),
+        Order::List { .. } | Order::Collect { .. } => 0,
+    };
+    if let Err(failure) = within_limit(hashes) {
+        return Response::Error(failure);
+    }
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || order.carry_out(&store)).await {
+        Ok(Ok(report)) => Response::Store(report),
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => failed("it failed inside the node".to_owned()),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
@@ -12,6 +12,7 @@ use super::*;
 use crate::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use crate::holders::Statement;
 use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
+use crate::store::Store;
 use crate::transfer::{
     BlobReader, BlobState, BoxFuture, Direction, FetchError, PeerShare, Priority, SpaceUsage, TransferState,
     TransferStatus,
@@ -27,9 +28,18 @@ fn content() -> Bytes {
 /// A node with one blob, which fails from `fails_at` on; any other hash waits for ever.
 #[derive(Default)]
 struct FakeNode {
+    store: OnceLock<(tempfile::TempDir, Store)>,
     fails_at: Option<u64>,
     waiting: Notify,
     reads: Arc<AtomicUsize>,
+}
+
+/// A store that holds nothing.
+fn made_up_store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = crate::store::Config { dir: dir.path().join("cache"), capacity: 64 << 20, keep_free: 0 };
+    let store = Store::open(config, Arc::default()).unwrap();
+    (dir, store)
 }
 
 struct FakeReader {
@@ -144,6 +154,29 @@ impl ControlHandler for FakeNode {
 
     fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { if blob.name == "good" { Ok(()) } else { Err(format!("no {}", blob.name)) } })
+    }
+
+    fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            if hash == ContentHash::EMPTY {
+                return Err(FetchError::Unreachable.into());
+            }
+            progress(3, 7);
+            if hash != ContentHash::of(&content()) {
+                let _withdrawn = Withdrawn(&self.waiting);
+                std::future::pending::<()>().await;
+            }
+            progress(7, 7);
+            Ok(())
+        })
+    }
+
+    fn is_held(&self, _: ContentHash) -> bool {
+        self.fails_at.is_none()
+    }
+
+    fn store(&self) -> &Store {
+        &self.store.get_or_init(made_up_store).1
     }
 
     fn open_blob(&self, hash: ContentHash) -> BoxFuture<'_, Result<Arc<dyn BlobReader>, Failure>> {
@@ -311,4 +344,34 @@ async fn nonsense_is_answered_or_cut_off_and_the_node_goes_on() {
     stream.write_all(&[0xff; 5]).await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
     running.client().await.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_prefetch_tells_how_far_it_is_and_what_came_of_each() {
+    let running = run(FakeNode::default());
+    let here = ContentHash::of(&content());
+    let mut client = running.client().await;
+    let mut stream = client.prefetch(vec![here, ContentHash::EMPTY]).await.unwrap();
+    let mut outcomes = Vec::new();
+    while let Some(event) = stream.next().await.unwrap() {
+        match event {
+            PrefetchEvent::Progress { done, total } => assert!(done <= total && total <= 7),
+            PrefetchEvent::Fetched { hash, failure } => outcomes.push((hash, failure.map(|failure| failure.kind))),
+        }
+    }
+    assert_eq!(outcomes, [(ContentHash::EMPTY, Some(FailureKind::Unreachable)), (here, None)]);
+    // The conversation goes on, and too many at a time are refused.
+    client.status().await.unwrap();
+    let mut stream = client.prefetch(vec![here; MAX_HASHES + 1]).await.unwrap();
+    assert!(matches!(stream.next().await, Err(ControlError::Failed(Failure { kind: FailureKind::BadRequest, .. }))));
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_breaks_off_its_prefetch() {
+    let running = run(FakeNode::default());
+    let mut client = running.client().await;
+    let mut stream = client.prefetch(vec![ContentHash::of(b"never comes")]).await.unwrap();
+    assert_eq!(stream.next().await.unwrap(), Some(PrefetchEvent::Progress { done: 3, total: 7 }));
+    drop(client);
+    running.node.waiting.notified().await;
 }

@@ -121,6 +121,11 @@ impl Node {
         &self.engine
     }
 
+    /// Its store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The blobs that it fetches and those that it sends.
     pub fn transfers(&self) -> Vec<TransferStatus> {
         let mut transfers = self.engine.transfers();

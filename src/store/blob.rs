@@ -152,6 +152,11 @@ impl Blob {
         File::open(&path).map_err(io_error("open", &path))
     }
 
+    /// When it was last used, in milliseconds since 1970.
+    pub(super) fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
     /// Notes that it is used, unless that was noted a short time ago.
     pub(super) fn touch_sometimes(&self) {
         let now = wall_clock_ms();

@@ -65,7 +65,9 @@ mod files;
 mod flusher;
 pub mod import;
 mod index;
+mod keep;
 mod layout;
+mod list;
 mod read;
 mod record;
 mod recovery;
@@ -82,6 +84,8 @@ use std::sync::Arc;
 
 pub use blob::Blob;
 pub use error::StoreError;
+pub use keep::{Collected, PinOutcome};
+pub use list::{HeldBlob, Page};
 pub use record::{BlobInfo, Origin};
 
 use crate::ids::{ContentHash, HaveKey};

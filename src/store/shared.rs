@@ -49,7 +49,8 @@ pub(super) struct Shared {
     pub checked: Mutex<LruCache<ContentHash, Checked>>,
     open: DashMap<ContentHash, Weak<Blob>>,
     open_by_key: DashMap<HaveKey, ContentHash>,
-    flushing: Mutex<()>,
+    /// Held while what changed is made durable and told to the index.
+    pub flushing: Mutex<()>,
     clock: AtomicU64,
     opened_at: Instant,
     /// When the files on their way in were counted last, in milliseconds from `opened_at`.
@@ -57,7 +58,7 @@ pub(super) struct Shared {
     /// When something was written last, in milliseconds from `opened_at`.
     last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
-    nothing_to_evict: AtomicBool,
+    pub nothing_to_evict: AtomicBool,
     /// Nothing that was found right is remembered.
     check_every_read: AtomicBool,
     _lock: File,
@@ -147,6 +148,11 @@ impl Shared {
         // The guard of the map must be gone before the handle may be dropped: that takes the same lock.
         let weak = self.open.get(hash).map(|entry| entry.value().clone());
         weak?.upgrade()
+    }
+
+    /// The handles of all blobs that somebody has open.
+    pub fn all_opened(&self) -> Vec<Arc<Blob>> {
+        self.open.iter().filter_map(|entry| entry.value().upgrade()).collect()
     }
 
     /// See [`super::Store::blob`].
@@ -256,7 +262,7 @@ impl Shared {
     /// next flush holds it.
     pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
         let mut found: BTreeMap<ContentHash, u64> = self.index.complete(after, limit)?.into_iter().collect();
-        let open: Vec<_> = self.open.iter().filter_map(|entry| entry.value().upgrade()).collect();
+        let open = self.all_opened();
         let is_next = |blob: &Arc<Blob>| blob.is_complete() && after.is_none_or(|after| blob.hash() > after);
         found.extend(open.iter().filter(|blob| is_next(blob)).map(|blob| (blob.hash(), blob.size())));
         Ok(found.into_iter().take(limit).collect())
@@ -399,32 +405,31 @@ impl Shared {
         let wanted = bytes.saturating_add(self.space.surplus());
         let mut freed = 0;
         while freed < wanted {
-            let step = self.evict_some(wanted - freed)?;
-            if step == 0 {
+            let step = self.evict_step(wanted - freed, usize::MAX)?;
+            if step.is_empty() {
                 break;
             }
-            freed += step;
+            freed += step.iter().map(|(_, bytes)| bytes).sum::<u64>();
         }
         self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Evicts as many blobs as one commit may change, or fewer if that frees `bytes` bytes. Returns what
-    /// was freed.
-    fn evict_some(&self, bytes: u64) -> Result<u64, StoreError> {
-        let limit = self.space.entries_per_commit();
+    /// Evicts the least recently used blobs that nobody has open: `bytes` bytes or a little more, but
+    /// `limit` blobs, or what one commit may change, at most. Tells which, with the bytes of each. The
+    /// caller holds `structure`.
+    pub fn evict_step(&self, bytes: u64, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        let limit = limit.min(self.space.entries_per_commit());
         let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
-        let mut freed = 0;
-        for (hash, record) in evicted {
-            if let Err(error) = self.layout.unlink(&hash) {
+        for (hash, record) in &evicted {
+            if let Err(error) = self.layout.unlink(hash) {
                 tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
             }
-            freed += record.charge();
             self.space.release(record.charge());
             self.space.remove_blob();
             self.metrics.store_evicted_blobs.inc();
         }
-        Ok(freed)
+        Ok(evicted.into_iter().map(|(hash, record)| (hash, record.charge())).collect())
     }
 
     /// Counts what files on their way in take, unless that was done a moment ago.

@@ -9,6 +9,7 @@ mod damage;
 mod errnos;
 mod failover;
 mod git;
+mod keeping;
 mod limits;
 mod links;
 mod modes;

@@ -114,6 +114,22 @@ impl Index {
         })
     }
 
+    /// Up to `limit` records, by hash, beginning after `after`.
+    pub fn page(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, Record)>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(BLOBS)?;
+            let from = after.as_ref().map_or(Unbounded, |hash| Excluded(hash.as_bytes()));
+            let entries = table.range::<&[u8; 32]>((from, Unbounded))?.take(limit);
+            entries
+                .map(|entry| {
+                    let (hash, record) = entry?;
+                    Ok((ContentHash::from_bytes(*hash.value()), decode(record.value())?))
+                })
+                .collect()
+        })
+    }
+
     /// What `work` makes of the database. After a failure of the disk the database refuses everything
     /// until it has been opened again: it is closed, so that the next call does that.
     fn with_database<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {

@@ -5,6 +5,7 @@ mod basics;
 mod crashes;
 mod damage;
 mod eviction;
+mod keeping;
 mod model;
 mod quota;
 mod rebuilding;

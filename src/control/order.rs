@@ -1,0 +1,122 @@
+//! What people can have done with a store, whoever has it open: the node, or the command itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::ContentHash;
+use crate::store::{Collected, HeldBlob, Page, PinOutcome, Store, StoreError};
+
+/// The most hashes that one order may name: bounds what it does at a time, and its message to some
+/// 70 KiB.
+pub const MAX_HASHES: usize = 1024;
+
+/// Blobs on a page of a list: some 70 KiB of JSON.
+const PAGE_LEN: usize = 256;
+
+/// What is to be done. All of it takes a bounded time, so that whoever asks can stop in between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "lowercase")]
+pub enum Order {
+    /// List what is held, a page of it.
+    List {
+        /// Where the last page ended.
+        after: Option<ContentHash>,
+    },
+    /// Show those of these blobs of which something is held.
+    Show {
+        /// Their names, at most [`MAX_HASHES`].
+        hashes: Vec<ContentHash>,
+    },
+    /// Keep blobs from eviction, or no longer.
+    Pin {
+        /// Their names, at most [`MAX_HASHES`].
+        hashes: Vec<ContentHash>,
+        /// Whether to keep them.
+        pinned: bool,
+    },
+    /// Remove blobs.
+    Remove {
+        /// Their names, at most [`MAX_HASHES`].
+        hashes: Vec<ContentHash>,
+    },
+    /// Remove some of what nobody has asked to keep.
+    Collect {
+        /// What the store is to take, in bytes; `None`: what it may.
+        target: Option<u64>,
+    },
+}
+
+/// What came of an [`Order`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "lowercase")]
+pub enum Report {
+    /// Of [`Order::List`].
+    List(Page),
+    /// Of [`Order::Show`].
+    Show {
+        /// In the order asked for.
+        blobs: Vec<HeldBlob>,
+    },
+    /// Of [`Order::Pin`].
+    Pin {
+        /// One a hash.
+        outcomes: Vec<PinOutcome>,
+    },
+    /// Of [`Order::Remove`].
+    Remove {
+        /// One a hash: the bytes on disk that went; `None` where nothing was held.
+        freed: Vec<Option<u64>>,
+    },
+    /// Of [`Order::Collect`].
+    Collect(Collected),
+}
+
+impl Order {
+    /// Does it. Blocks.
+    pub fn carry_out(&self, store: &Store) -> Result<Report, StoreError> {
+        Ok(match self {
+            Self::List { after } => Report::List(store.list(*after, PAGE_LEN)?),
+            Self::Show { hashes } => Report::Show { blobs: store.show(hashes)? },
+            Self::Pin { hashes, pinned } => Report::Pin { outcomes: store.set_pinned(hashes, *pinned)? },
+            Self::Remove { hashes } => Report::Remove { freed: store.remove_all(hashes)? },
+            Self::Collect { target } => Report::Collect(store.collect(*target)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MAX_MESSAGE_LEN, Request, Response};
+    use super::*;
+    use crate::store::Origin;
+
+    #[test]
+    fn the_json_of_orders_and_reports() {
+        let hash = ContentHash::EMPTY;
+        let request = Request::Store(Order::Pin { hashes: vec![hash], pinned: true });
+        let json = serde_json::to_string(&request).unwrap();
+        assert_eq!(json, format!(r#"{{"request":"store","order":"pin","hashes":["{hash}"],"pinned":true}}"#));
+        assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), request);
+        let report = Response::Store(Report::Remove { freed: vec![Some(u64::MAX), None] });
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(json, format!(r#"{{"response":"store","report":"remove","freed":[{},null]}}"#, u64::MAX));
+        assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn the_largest_messages_fit() {
+        let hash = ContentHash::from_bytes([0xff; 32]);
+        let order = Request::Store(Order::Remove { hashes: vec![hash; MAX_HASHES] });
+        assert!(serde_json::to_vec(&order).unwrap().len() < MAX_MESSAGE_LEN);
+        let blob = HeldBlob {
+            hash,
+            size: u64::MAX,
+            held: u64::MAX,
+            complete: false,
+            origin: Origin::Fetched,
+            pinned: false,
+            last_use_ms: u64::MAX,
+        };
+        let report = Response::Store(Report::Show { blobs: vec![blob; MAX_HASHES] });
+        assert!(serde_json::to_vec(&report).unwrap().len() < MAX_MESSAGE_LEN);
+    }
+}

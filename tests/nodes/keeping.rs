@@ -1,0 +1,175 @@
+//! What people do with content: listing, pinning, removing, collecting; with a node and without.
+
+use serde_json::Value;
+
+use super::content::{MIB, content, hash_of};
+use super::node::{Node, Sandbox, Seat, asking, failure, stdout};
+
+/// What `ls --json` tells of a blob.
+fn listed(seat: &Seat, hash: &str) -> Option<Value> {
+    let all: Value = serde_json::from_str(&stdout(&seat.run(["ls", "--json"]))).unwrap();
+    all.as_array().unwrap().iter().find(|blob| blob["hash"] == hash).cloned()
+}
+
+fn is_held(seat: &Seat, hash: &str) -> bool {
+    listed(seat, hash).is_some()
+}
+
+/// Lines on stderr of a command that failed.
+fn complaints(output: &std::process::Output) -> Vec<String> {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr.clone()).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Runs `check` on the seat of a node that runs, and again when it has ended.
+fn both_ways(node: Node, mut check: impl FnMut(&Seat)) -> Seat {
+    check(&node);
+    let seat = node.stop();
+    check(&seat);
+    seat
+}
+
+#[test]
+fn ls_shows_state_size_origin_and_pin() {
+    let sandbox = Sandbox::new();
+    let (fetched, added) = (content(40, 3 * MIB + 1), content(41, 100_000));
+    let holder = sandbox.holder("a", &[&fetched]);
+    let (fetched, fetched_len, added_len) = (hash_of(&fetched), fetched.len(), added.len());
+    let seat = sandbox.seat("b");
+    assert_eq!(stdout(&seat.run(["ls"])), "");
+    assert_eq!(stdout(&seat.run(["ls", "--json"])), "[\n]\n");
+    let added = seat.add(&added);
+    let node = seat.serve(asking(&[&holder]));
+    node.run(["get", &fetched]);
+    both_ways(node, |seat| {
+        let blob = listed(seat, &fetched).unwrap();
+        assert_eq!(
+            (blob["size"].as_u64(), blob["held"].as_u64()),
+            (Some(fetched_len as u64), Some(fetched_len as u64))
+        );
+        assert_eq!(
+            (&blob["complete"], &blob["origin"], &blob["pinned"]),
+            (&true.into(), &"fetched".into(), &false.into())
+        );
+        assert!(blob["last_use_ms"].as_u64().unwrap() > 1_600_000_000_000);
+        let blob = listed(seat, &added).unwrap();
+        assert_eq!(blob["size"].as_u64(), Some(added_len as u64));
+        assert_eq!((&blob["origin"], &blob["pinned"]), (&"local".into(), &true.into()));
+        let text = stdout(&seat.run(["ls"]));
+        assert_eq!(text.lines().count(), 3, "{text}");
+        let line = text.lines().find(|line| line.starts_with(&fetched)).unwrap();
+        assert!(["complete", "3.0 MiB", "fetched"].iter().all(|word| line.contains(word)), "{line}");
+        // Only those named; one that is not there is said.
+        let unknown = hash_of(b"unknown");
+        let some = seat.run(["ls", &added, &unknown]);
+        assert!(complaints(&some)[0].contains(&unknown));
+        assert_eq!(String::from_utf8(some.stdout).unwrap().lines().count(), 2);
+    });
+}
+
+#[test]
+fn pinned_blobs_outlive_a_collection_until_they_are_unpinned() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..3).map(|seed| content(50 + seed, MIB)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
+    let b = sandbox.seat("b").serve(asking(&[&holder]));
+    for with_node in [true, false] {
+        let fetch = |node: &Node| hashes.iter().for_each(|hash| assert!(node.run(["get", hash]).status.success()));
+        fetch(&b);
+        let added = b.add(b"mine");
+        let stopped;
+        let seat: &Seat = if with_node {
+            &b
+        } else {
+            let other = sandbox.seat("c").serve(asking(&[&holder]));
+            fetch(&other);
+            other.add(b"mine");
+            stopped = other.stop();
+            &stopped
+        };
+        assert_eq!(stdout(&seat.run(["pin", &hashes[0], &hashes[1]])), "");
+        assert_eq!(listed(seat, &hashes[0]).unwrap()["pinned"], true);
+        let collected = stdout(&seat.run(["gc", "--all"]));
+        let lines: Vec<_> = collected.lines().collect();
+        assert_eq!(lines[0], hashes[2]);
+        assert!(lines[1].starts_with("removed 1 blob, freed 1.0 MiB"), "{collected}");
+        assert!(is_held(seat, &hashes[0]) && is_held(seat, &added) && !is_held(seat, &hashes[2]));
+        // To a size that cannot be had: what goes goes, and the rest is said.
+        stdout(&seat.run(["unpin", &hashes[0]]));
+        let sentence = failure(&seat.run(["gc", "--to", "1KiB"]));
+        assert!(sentence.contains("pinned"), "{sentence}");
+        assert!(!is_held(seat, &hashes[0]) && is_held(seat, &hashes[1]));
+        let figures: Value = serde_json::from_str(&stdout(&seat.run(["gc", "--json"]))).unwrap();
+        assert_eq!(figures["removed_blobs"], 0);
+        assert!(figures["used_bytes"].as_u64().unwrap() >= MIB as u64);
+        // What was added stays, and `unpin` says so.
+        let refused = complaints(&seat.run(["unpin", &added, &hashes[1]]));
+        assert!(refused.len() == 1 && refused[0].contains(&format!("byhash rm {added}")), "{refused:?}");
+        assert_eq!(listed(seat, &hashes[1]).unwrap()["pinned"], false);
+        let refused = complaints(&seat.run(["pin", &hashes[0]]));
+        assert!(refused[0].contains(&format!("byhash prefetch {}", hashes[0])), "{refused:?}");
+    }
+}
+
+#[test]
+fn rm_removes_what_is_named_and_says_what_is_not_there() {
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    // More than one exchange takes.
+    let dir = sandbox.make_dir("files");
+    let names: Vec<_> = (0..1100).map(|i| format!("file {i}")).collect();
+    names.iter().for_each(|name| std::fs::write(dir.join(name), name).unwrap());
+    let args = std::iter::once("add".to_owned()).chain(names);
+    let printed = stdout(&seat.command(args).current_dir(&dir).output().unwrap());
+    let (first, rest) = printed.split_once('\n').unwrap();
+    let lines = sandbox.write("lines", format!("{first}\n"));
+    let remove = |seat: &Seat, lines: &std::path::Path| {
+        seat.command(["rm", "-"]).stdin(std::fs::File::open(lines).unwrap()).output().unwrap()
+    };
+    assert_eq!(stdout(&remove(&seat, &lines)), "");
+    let again = complaints(&remove(&seat, &lines));
+    assert!(again.len() == 1 && again[0].starts_with(&format!("byhash: {}: ", &first[..64])), "{again:?}");
+    let node = seat.serve([]);
+    assert_eq!(stdout(&node.run(["ls"])).lines().count(), 1100);
+    let lines = sandbox.write("lines", rest);
+    assert_eq!(stdout(&remove(&node, &lines)), "");
+    assert_eq!(stdout(&node.run(["ls"])), "");
+    assert_eq!(node.metric("store_blobs"), 0);
+}
+
+#[test]
+fn prefetch_fills_the_cache_and_names_what_nobody_has() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> =
+        [5 * MIB + 3, 0, 1, 70_000].into_iter().zip(60..).map(|(len, seed)| content(seed, len)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let node = sandbox.seat("b").serve(asking(&[&holder]));
+    let sums: String = blobs.iter().map(|blob| format!("{}  some file\n", hash_of(blob))).collect();
+    let lines = sandbox.write("sums", &sums);
+    let prefetch = || node.command(["prefetch", "-"]).stdin(std::fs::File::open(&lines).unwrap()).output().unwrap();
+    assert_eq!(stdout(&prefetch()), "");
+    let fetched = node.metric("fetched_bytes");
+    let unknown = hash_of(b"unknown");
+    let complaints = complaints(&node.run(["prefetch", &unknown, &hash_of(&blobs[0])]));
+    assert!(complaints.len() == 1 && complaints[0].starts_with(&format!("byhash: {unknown}: no reachable peer")));
+    holder.stop();
+    assert_eq!(stdout(&prefetch()), "", "nothing is fetched twice");
+    assert_eq!(node.metric("fetched_bytes"), fetched);
+    let seat = node.stop();
+    assert!(blobs.iter().all(|blob| seat.run(["get", &hash_of(blob)]).stdout == *blob));
+}
+
+#[test]
+fn more_than_the_cache_can_hold_is_said_by_prefetch() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..5).map(|seed| content(70 + seed, 16 * MIB)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let mut flags = asking(&[&holder]);
+    flags.extend(["--cache-size", "64MiB"]);
+    let node = sandbox.seat("b").serve(flags);
+    let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
+    let said = complaints(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
+    let held = hashes.iter().filter(|hash| listed(&node, hash).is_some_and(|blob| blob["complete"] == true)).count();
+    assert!(said.len() == 5 - held && !said.is_empty(), "{held} held; {said:?}");
+}
