@@ -1,5 +1,5 @@
 #!/bin/sh
-# install.sh - install byhash, its mount helper and its systemd service, or remove them again.
+# install.sh - install byhash, its mount helper and its systemd services, or remove them again.
 #
 #     ./install.sh [--binary FILE]     install (FILE: the built program; default target/release/byhash)
 #     ./install.sh --uninstall         remove what was installed; settings and cache stay
@@ -48,6 +48,7 @@ esac
 program=$destdir$prefix/bin/byhash
 helper=$destdir$sbindir/mount.byhash
 unit=$destdir$prefix/lib/systemd/system/byhash.service
+template=$destdir$prefix/lib/systemd/system/byhash@.service
 example=$destdir$prefix/share/doc/byhash/byhash.toml
 settings=$destdir/etc/byhash.toml
 
@@ -56,7 +57,7 @@ if [ "$uninstall" = yes ]; then
     if [ -f "$settings" ] && [ -f "$example" ] && cmp -s "$settings" "$example"; then
         rm -f "$settings"
     fi
-    rm -f "$program" "$helper" "$unit" "$example"
+    rm -f "$program" "$helper" "$unit" "$template" "$example"
     rmdir "$(dirname "$example")" 2>/dev/null || :
     [ ! -e "$settings" ] || echo "kept: $settings"
     [ ! -e "$destdir/var/lib/byhash" ] || echo "kept: $destdir/var/lib/byhash (key and cache)"
@@ -80,6 +81,7 @@ put() {
 put 755 "$binary" "$program"
 put 755 "$here/mount.byhash" "$helper"
 put 644 "$here/byhash.service" "$unit"
+put 644 "$here/byhash@.service" "$template"
 put 644 "$here/byhash.toml" "$example"
 [ -e "$settings" ] || put 644 "$here/byhash.toml" "$settings"
 

@@ -18,8 +18,11 @@ fn fake_byhash(status: i32) -> TempDir {
     let program = directory.path().join("byhash");
     let text =
         format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >\"{}/arguments\"\nexit {status}\n", directory.path().display());
-    std::fs::write(&program, text).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: one that another test starts could inherit a descriptor of ours that is
+    // open for writing, and while it has it, the file cannot be run.
+    let source = directory.path().join("source");
+    std::fs::write(&source, text).unwrap();
+    assert!(Command::new("install").args(["-m", "755"]).args([&source, &program]).status().unwrap().success());
     directory
 }
 
@@ -40,10 +43,10 @@ fn command_line(arguments: &[&str]) -> Vec<String> {
 #[test]
 fn options_become_flags_and_mounts_own_are_ignored() {
     assert_eq!(command_line(&["byhash", "/mnt/net"]), ["mount", "/mnt/net"]);
-    let fstab = "rw,_netdev,nofail,x-systemd.automount,noatime,peer=a:1,peer=id@[::1]:2,allow=x,open,\
-                 secret-file=/etc/a b/$(touch x)*,cache-size=20GiB,serve-rate=50MB,state=/s,config=/c.toml,listen=[::]:7117";
-    let mut expected: Vec<_> = "mount /mnt/net --peer a:1 --peer id@[::1]:2 --allow x --open --secret-file SECRET \
-                                --cache-size 20GiB --serve-rate 50MB --state /s --config /c.toml --listen [::]:7117"
+    let fstab = "rw,_netdev,nofail,x-systemd.automount,noatime,peer=a:1,peer=id@[::1]:2,allow=x,open,hydrate,allow_other,\
+                 secret-file=/etc/a b/$(touch x)*,cache-size=20GiB,serve-rate=50MB,verify=always,state=/s,config=/c.toml,listen=[::]:7117";
+    let mut expected: Vec<_> = "mount /mnt/net --peer a:1 --peer id@[::1]:2 --allow x --open --hydrate --allow-other --secret-file SECRET \
+                                --cache-size 20GiB --serve-rate 50MB --verify always --state /s --config /c.toml --listen [::]:7117"
         .split_whitespace()
         .collect();
     let secret = expected.iter().position(|word| *word == "SECRET").unwrap();
@@ -121,13 +124,16 @@ fn what_is_installed_is_removed_again_and_settings_that_were_changed_are_kept() 
         "etc/byhash.toml",
         "opt/byhash/bin/byhash",
         "opt/byhash/lib/systemd/system/byhash.service",
+        "opt/byhash/lib/systemd/system/byhash@.service",
         "opt/byhash/share/doc/byhash/byhash.toml",
         "sbin/mount.byhash",
     ];
     assert!(files(root).iter().eq(&expected), "{:?}", files(root));
-    let unit = std::fs::read_to_string(root.join(expected[2])).unwrap();
-    assert!(unit.contains("ExecStart=/opt/byhash/bin/byhash mount ") && !unit.contains('@'), "{unit}");
-    for program in [expected[1], expected[4]] {
+    for unit in [expected[2], expected[3]] {
+        let unit = std::fs::read_to_string(root.join(unit)).unwrap();
+        assert!(unit.contains("ExecStart=/opt/byhash/bin/byhash mount ") && !unit.contains("@PREFIX"), "{unit}");
+    }
+    for program in [expected[1], expected[5]] {
         assert_eq!(std::fs::metadata(root.join(program)).unwrap().permissions().mode() & 0o777, 0o755);
     }
     assert!(install(root, &["--uninstall"]).status.success());
@@ -141,19 +147,49 @@ fn what_is_installed_is_removed_again_and_settings_that_were_changed_are_kept() 
     assert!(files(root).iter().eq(["etc/byhash.toml"]));
 }
 
-/// systemd's own judgement, with a program in place of byhash that exists.
+/// systemd's own judgement, with a program in place of byhash that exists, and of the template one
+/// instance.
 #[test]
-fn systemd_accepts_the_unit() {
-    let directory = tempfile::tempdir().unwrap();
-    let unit = directory.path().join("byhash.service");
-    let text = std::fs::read_to_string(script("byhash.service")).unwrap();
-    std::fs::write(&unit, text.replace("@PREFIX@/bin/byhash", "/bin/true").replace("@PREFIX@", "/usr")).unwrap();
-    let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&unit).output() else {
-        eprintln!("skipped: systemd-analyze is not installed");
-        return;
-    };
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("byhash.service"), "{said}");
+fn systemd_accepts_the_units() {
+    for (name, instance) in [("byhash.service", "byhash.service"), ("byhash@.service", "byhash@srv-blobs.service")] {
+        let directory = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(script(name)).unwrap();
+        let text = text.replace("@PREFIX@/bin/byhash", "/bin/true").replace("@PREFIX@", "/usr");
+        let unit = directory.path().join(instance);
+        std::fs::write(&unit, text).unwrap();
+        let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&unit).output() else {
+            eprintln!("skipped: systemd-analyze is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("byhash"), "{said}");
+    }
+}
+
+/// A private name space of mounts would keep the mount from everybody else (systemd.exec(5)).
+#[test]
+fn no_hardening_hides_the_mount_and_the_supervisor_is_told() {
+    let hiding = [
+        "Private",
+        "Protect",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "Inaccessible",
+        "Bind",
+        "DynamicUser",
+        "Root",
+        "TemporaryFileSystem",
+        "MountFlags",
+    ];
+    for name in ["byhash.service", "byhash@.service"] {
+        let text = std::fs::read_to_string(script(name)).unwrap();
+        for line in text.lines() {
+            assert!(!hiding.iter().any(|word| line.starts_with(word)), "{name}: {line}");
+        }
+        for line in ["Type=notify", "WatchdogSec=30", "Restart=on-failure", "RestartSec=1", "NoNewPrivileges=yes"] {
+            assert!(text.lines().any(|have| have == line), "{name} lacks {line}");
+        }
+    }
 }
 
 #[test]
@@ -173,7 +209,19 @@ fn the_examples_of_the_settings_file_are_settings() {
     let is_example = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
     let examples: String = text.lines().filter(is_example).map(|line| format!("{}\n", &line[1..])).collect();
     let settings: BTreeSet<_> = examples.parse::<toml::Table>().unwrap().keys().cloned().collect();
-    let known = ["allow", "cache-size", "listen", "open", "peer", "secret-file", "serve-rate", "state"];
+    let known = [
+        "allow",
+        "allow-other",
+        "cache-size",
+        "hydrate",
+        "listen",
+        "open",
+        "peer",
+        "secret-file",
+        "serve-rate",
+        "state",
+        "verify",
+    ];
     assert!(settings.iter().eq(&known), "{settings:?}");
 }
 

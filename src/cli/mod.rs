@@ -26,6 +26,7 @@ mod secret;
 mod serve;
 mod signals;
 mod status;
+mod supervisor;
 mod table;
 mod transfers;
 mod unmount;

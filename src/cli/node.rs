@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::failure::CommandError;
 use super::output::print;
 use super::signals::Signals;
+use super::supervisor;
 use crate::config::{NodeConfig, StateDir, Verify};
 use crate::control::{Client, ControlHandler, ControlListener, serve};
 use crate::daemon::{self, Node};
@@ -73,6 +74,10 @@ async fn attend(
         None => None,
     };
     announce(node.id(), node.listen_addr());
+    supervisor::tell_ready(&match &mount {
+        Some(mount) => format!("mounted at {}", mount.path().display()),
+        None => "serving".to_owned(),
+    });
     let unmounted = async {
         match &mount {
             Some(mount) => mount.ended().await,
@@ -82,7 +87,9 @@ async fn attend(
     tokio::select! {
         () = signals.any() => tracing::info!("told to end"),
         () = unmounted => tracing::info!("unmounted"),
+        () = supervisor::give_signs_of_life(mount.as_ref().map(|mount| mount.path().to_owned())) => {}
     }
+    supervisor::tell_stopping();
     let ended = match mount {
         // It blocks for a bounded time, until programs have closed their files.
         Some(mount) => tokio::task::spawn_blocking(move || mount.unmount()).await.map(|ended| ended.map_err(failed)),

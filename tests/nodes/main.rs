@@ -18,4 +18,5 @@ mod programs;
 mod reading;
 mod restart;
 mod rustc;
+mod supervised;
 mod trust;
