@@ -77,7 +77,7 @@ impl Gc {
         }
         if excess > 0 && !self.all {
             return Err(CommandError::Failed(format!(
-                "{} more than asked for are pinned, were added here or are in use: see 'byhash ls'",
+                "{} more than asked for are pinned, were added here, are in use or belong to the index: see 'byhash ls'",
                 size(excess)
             )));
         }

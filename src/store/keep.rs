@@ -135,11 +135,12 @@ impl Shared {
             None => self.space.shortfall(0),
         };
         let _structure = self.structure.lock();
+        let step = COLLECT_STEP.min(self.space.entries_per_commit());
         let removed = match excess() {
             0 => Vec::new(),
-            bytes => self.evict_step(bytes, COLLECT_STEP)?,
+            bytes => self.evict_step(bytes, step)?,
         };
         let (used, excess) = (self.space.usage().used, excess());
-        Ok(Collected { used, excess, more: !removed.is_empty() && excess > 0, removed })
+        Ok(Collected { used, excess, more: removed.len() == step && excess > 0, removed })
     }
 }
