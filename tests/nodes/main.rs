@@ -3,6 +3,7 @@
 //! What a peer that lies, cuts off or falls silent in every possible place does to a reader is
 //! shown by `tests/engine.rs`, where such peers can be made up.
 
+mod churn;
 mod commands;
 mod content;
 mod damage;
@@ -18,4 +19,5 @@ mod reading;
 mod restart;
 mod rustc;
 mod supervised;
+mod toolchains;
 mod trust;
