@@ -3,6 +3,7 @@
 //! What a peer that lies, cuts off or falls silent in every possible place does to a reader is
 //! shown by `tests/engine.rs`, where such peers can be made up.
 
+mod churn;
 mod commands;
 mod content;
 mod damage;
@@ -19,4 +20,5 @@ mod reading;
 mod restart;
 mod rustc;
 mod supervised;
+mod toolchains;
 mod trust;

@@ -104,6 +104,8 @@ fn fio_finds_every_block_as_it_was_written() {
         ("randread", "psync", 0, "4k"),
         ("randread", "mmap", 0, "4k"),
         ("randread", "psync", 1, "64k"),
+        ("randread", "io_uring", 0, "4k"),
+        ("randread", "io_uring", 1, "64k"),
     ]
     .into_iter()
     .enumerate()
@@ -112,7 +114,7 @@ fn fio_finds_every_block_as_it_was_written() {
         let plain = sandbox.path(&format!("plain{number}"));
         let fio = |rw: &str, file: &Path| {
             let mut command = Command::new("fio");
-            command.args(["--name=x", "--size=16m", "--verify=crc32c", "--verify_fatal=1", "--allow_mounted_write=0"]);
+            command.args(["--name=x", "--size=8m", "--verify=crc32c", "--verify_fatal=1", "--allow_mounted_write=0"]);
             command.arg(format!("--bs={block}")).arg(format!("--rw={rw}")).arg("--filename").arg(file);
             command.arg(format!("--randseed={}", number + 1)).current_dir(sandbox.path(""));
             command
@@ -120,7 +122,17 @@ fn fio_finds_every_block_as_it_was_written() {
         run(fio("write", &plain).args(["--do_verify=0", "--ioengine=psync"]));
         let file = link(&holder, &reader, &plain, &sandbox.path(&format!("link{number}")));
         let args = ["--readonly".to_owned(), format!("--ioengine={engine}"), format!("--direct={direct}")];
-        run(fio(pattern, &file).args(args));
+        run(fio(pattern, &file).args(&args));
+        // Cold it was streamed; once it is here it is passed through, where that can be.
+        run(fio(pattern, &file).args(&args));
+        // And it does find what is wrong: a bit of one block.
+        let mut bytes = std::fs::read(&plain).unwrap();
+        bytes[5 * MIB + 4321] ^= 4;
+        let wrong = link(&holder, &reader, &sandbox.write(&format!("wrong{number}"), bytes), &sandbox.path("wrong"));
+        let output = fio(pattern, &wrong).args(&args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("verify"), "{engine}: {said}");
+        std::fs::remove_file(wrong).unwrap();
     }
     assert_eq!(reader.metric("read_errors"), 0);
 }
