@@ -72,7 +72,7 @@ impl<'a> StagedFiles<'a> {
     /// Puts the files in place, makes that durable, and then tells the index.
     fn move_in(&self, shared: &Arc<Shared>, record: &Record) -> Result<(), StoreError> {
         let hash = &self.staged.hash;
-        let _structure = shared.structure.lock();
+        let _structure = shared.structure.write();
         let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
         let metadata = content.metadata().map_err(io_error("stat", &self.content))?;
         // Staging has seen to it, unless another byhash has staged it.

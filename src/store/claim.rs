@@ -111,7 +111,7 @@ pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<usiz
     if verified.is_empty() {
         return Ok(0);
     }
-    let _structure = shared.structure.lock();
+    let _structure = shared.structure.write();
     let mut taken = Vec::new();
     for blob in verified {
         let same = Files::open(&shared.layout, &blob.hash, blob.record.size).and_then(|files| files.stamp());

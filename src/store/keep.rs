@@ -68,7 +68,7 @@ impl Shared {
         self.flush()?;
         // A flush under way has taken down the old pins already.
         let _flushing = self.flushing.lock();
-        let _structure = self.structure.lock();
+        let _structure = self.structure.write();
         let outcomes: Vec<PinOutcome> = self.write_index(|batch| {
             let set = |hash: &ContentHash| match batch.get(hash)? {
                 None => Ok(PinOutcome::NotHeld),
@@ -96,7 +96,7 @@ impl Shared {
     /// First from memory and index, then from disk, as [`Shared::forget`].
     fn remove_all(self: &Arc<Self>, hashes: &[ContentHash]) -> Result<Vec<Option<u64>>, StoreError> {
         self.claim_all(hashes)?;
-        let _structure = self.structure.lock();
+        let _structure = self.structure.write();
         let cleared: Vec<Option<u64>> =
             hashes.iter().map(|hash| self.opened(hash).and_then(|blob| blob.clear())).collect();
         let records =
@@ -134,7 +134,7 @@ impl Shared {
             Some(target) => self.space.usage().used.saturating_sub(target),
             None => self.space.shortfall(0),
         };
-        let _structure = self.structure.lock();
+        let _structure = self.structure.write();
         let step = COLLECT_STEP.min(self.space.entries_per_commit());
         let removed = match excess() {
             0 => Vec::new(),

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::blob::{Blob, Checked};
 use super::files::Files;
@@ -41,8 +41,9 @@ pub(super) struct Shared {
     pub space: Space,
     pub recovery: Arc<Recovery>,
     pub metrics: Arc<Metrics>,
-    /// Held while files or entries of blobs come or go.
-    pub structure: Mutex<()>,
+    /// Held for writing while files or entries of blobs come or go. Opening a blob only reads, and so does
+    /// a flush, which tells the index what open blobs hold: nobody waits for its commit to open another.
+    pub structure: RwLock<()>,
     pub pending: Mutex<Pending>,
     pub wake: Condvar,
     /// What was found right of blobs that nobody has open now, the ones closed last.
@@ -104,7 +105,7 @@ impl Shared {
             layout,
             index,
             metrics,
-            structure: Mutex::default(),
+            structure: RwLock::default(),
             pending: Mutex::default(),
             wake: Condvar::new(),
             checked: Mutex::new(LruCache::new(MAX_CHECKED)),
@@ -161,7 +162,7 @@ impl Shared {
             Some(blob) => blob,
             None => {
                 claim::on_demand(self, hash, false)?;
-                let _structure = self.structure.lock();
+                let _structure = self.structure.read_recursive();
                 match (self.opened(hash), self.index.get(hash)?) {
                     (Some(blob), _) => blob,
                     (None, Some(record)) => self.insert(Blob::held(*hash, &record, self.clone())),
@@ -183,7 +184,7 @@ impl Shared {
             None => {
                 // Writing to it removes what lies there.
                 claim::on_demand(self, &hash, true)?;
-                let _structure = self.structure.lock();
+                let _structure = self.structure.read_recursive();
                 match (self.opened(&hash), self.index.get(&hash)?) {
                     (Some(blob), _) => blob,
                     (None, Some(record)) => self.insert(Blob::held(hash, &record, self.clone())),
@@ -199,7 +200,7 @@ impl Shared {
 
     /// Removes the files of a blob that neither the index knows nor anybody has open.
     pub fn remove_unknown(&self, hash: &ContentHash) -> Result<(), StoreError> {
-        let _structure = self.structure.lock();
+        let _structure = self.structure.write();
         let known = self.opened(hash).is_some() || self.index.get(hash)?.is_some();
         if known { Ok(()) } else { self.layout.unlink(hash) }
     }
@@ -221,11 +222,25 @@ impl Shared {
         (bytes, blobs)
     }
 
+    /// Makes `blob` the handle, unless there is one by now.
     fn insert(&self, blob: Blob) -> Arc<Blob> {
+        let hash = blob.hash();
         let blob = Arc::new(blob);
-        self.open.insert(blob.hash(), Arc::downgrade(&blob));
-        self.open_by_key.insert(blob.hash().have_key(), blob.hash());
-        blob
+        let known = match self.open.entry(hash) {
+            Entry::Occupied(mut entry) => entry.get().upgrade().or_else(|| {
+                entry.insert(Arc::downgrade(&blob));
+                None
+            }),
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::downgrade(&blob));
+                None
+            }
+        };
+        // The guard of the map is gone: one of the two may be dropped.
+        known.unwrap_or_else(|| {
+            self.open_by_key.insert(hash.have_key(), hash);
+            blob
+        })
     }
 
     /// Takes note that the last handle to `hash` is gone.
@@ -314,7 +329,7 @@ impl Shared {
             return Ok(());
         }
         let synced = self.sync(&mut snapshots);
-        let _structure = self.structure.lock();
+        let _structure = self.structure.read();
         let written = self.write_flushed(&snapshots, touches);
         self.nothing_to_evict.store(false, Ordering::Relaxed);
         if written.is_err() {
@@ -401,7 +416,7 @@ impl Shared {
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
         self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
-        let _structure = self.structure.lock();
+        let _structure = self.structure.write();
         let wanted = bytes.saturating_add(self.space.surplus());
         let mut freed = 0;
         while freed < wanted {
@@ -456,7 +471,7 @@ impl Shared {
     /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
     /// stays good for new writes.
     pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
-        let _structure = self.structure.lock();
+        let _structure = self.structure.write();
         let charged = blob.clear();
         self.write_index(|batch| batch.take(&blob.hash()))?;
         self.pending.lock().touches.remove(&blob.hash());

@@ -40,7 +40,7 @@ pub(super) fn staged_bytes(layout: &Layout) -> Result<u64, StoreError> {
 /// that begin with `shard`.
 pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> {
     let dir = shared.layout.shard(shard);
-    let _structure = shared.structure.lock();
+    let _structure = shared.structure.write();
     for name in names(&dir)? {
         let Some(hash) = ContentHash::from_name(name.strip_suffix(OUTBOARD_SUFFIX).unwrap_or(&name).as_bytes()) else {
             continue;
@@ -69,7 +69,7 @@ pub(super) fn unknown_blobs(shared: &Shared, shard: u8) -> Result<Vec<ContentHas
 /// Charges for the files of all blobs of the hashes that begin with `shard` that the index does not know and
 /// nobody has open.
 pub(super) fn count_unknown(shared: &Shared, shard: u8) -> Result<(), StoreError> {
-    let _structure = shared.structure.lock();
+    let _structure = shared.structure.write();
     let files = unknown_blobs(shared, shard)?
         .into_iter()
         .map(|hash| bytes_on_disk(&shared.layout.content(&hash)) + bytes_on_disk(&shared.layout.outboard(&hash)));

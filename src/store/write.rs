@@ -87,7 +87,7 @@ impl Blob {
     /// The files, and whether they are new and their outboard is now charged for.
     fn prepare_files(&self) -> Result<(Arc<Files>, bool), StoreError> {
         let layout = &self.shared.layout;
-        let _structure = self.shared.structure.lock();
+        let _structure = self.shared.structure.write();
         let mut state = self.state();
         let is_new = state.charged.is_none();
         if is_new {
