@@ -1,6 +1,8 @@
 //! What the benches share: nodes, content, the floor of bare lanes, processor time.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+pub mod mounted;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
