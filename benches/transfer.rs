@@ -15,15 +15,13 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
 use byhash::transfer::BlobSource;
+use support::mounted::{Mounted, read};
 use support::{LANES, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory, write};
 
 fn main() {
@@ -105,70 +103,4 @@ fn engine(runtime: &tokio::runtime::Runtime, state: &Path, peer: &PeerSpec, hash
         node.shutdown().await;
         elapsed
     })
-}
-
-/// A mounted node in a process of its own.
-struct Mounted {
-    dir: PathBuf,
-    child: Child,
-}
-
-impl Mounted {
-    fn start(state: &Path, peer: &PeerSpec) -> Self {
-        let dir = state.join("mount");
-        std::fs::create_dir_all(&dir).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_byhash"))
-            .arg("mount")
-            .arg(&dir)
-            .args(["-f", "--listen", "127.0.0.1:0", "--cache-size", "64GiB", "--peer", &peer.to_string(), "--state"])
-            .arg(state.join("mounted"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert!(ready.starts_with("ready "), "the mounted node said {ready:?}");
-        Self { dir, child }
-    }
-}
-
-impl Mounted {
-    /// The processor time that the node has used.
-    fn cpu_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // Behind the name in parentheses: user and system time are the 12th and 13th field, in ticks.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-        // SAFETY: sysconf has no preconditions.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        Duration::from_secs_f64(ticks as f64 / per_second as f64)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let peak = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        if let Some(line) = peak.lines().find(|line| line.starts_with("VmHWM")) {
-            println!("mounted node, peak resident memory: {}", line.trim_start_matches("VmHWM:").trim());
-        }
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads a file to its end as `cat` does.
-fn read(path: &Path, len: usize) -> Duration {
-    let mut file = File::open(path).unwrap();
-    let mut buf = vec![0; 128 << 10];
-    let start = Instant::now();
-    let mut total = 0;
-    loop {
-        match file.read(&mut buf).unwrap() {
-            0 => break,
-            n => total += n,
-        }
-    }
-    let elapsed = start.elapsed();
-    assert_eq!(total, len);
-    elapsed
 }

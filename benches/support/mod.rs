@@ -1,6 +1,8 @@
 //! What the benches share: nodes, content, the floor of bare lanes, processor time.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+pub mod mounted;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
