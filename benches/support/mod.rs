@@ -49,6 +49,7 @@ pub fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
         open: true,
         cache_size: 64 << 30,
         serve_rate: None,
+        scrub_rate: None,
     }
 }
 

@@ -27,6 +27,8 @@ pub struct RawConfig {
     pub cache_size: Option<String>,
     /// The most that is sent to peers in a second, as `50MB`.
     pub serve_rate: Option<String>,
+    /// The most that is checked in the background in a second, as `10MB`.
+    pub scrub_rate: Option<String>,
 }
 
 impl RawConfig {
@@ -65,6 +67,7 @@ impl RawConfig {
             open,
             cache_size: text("BYHASH_CACHE_SIZE")?,
             serve_rate: text("BYHASH_SERVE_RATE")?,
+            scrub_rate: text("BYHASH_SCRUB_RATE")?,
         })
     }
 

@@ -1,6 +1,9 @@
 //! The composition root: the only place that wires the parts together.
 
+mod mend;
 mod node;
+mod scrub;
 pub mod status;
 
+pub use mend::MendError;
 pub use node::Node;

@@ -42,6 +42,7 @@ mod layout;
 mod list;
 mod read;
 mod record;
+mod scrub;
 mod shared;
 mod space;
 mod sweep;
@@ -58,6 +59,7 @@ pub use error::StoreError;
 pub use keep::{Collected, PinOutcome};
 pub use list::{HeldBlob, Page};
 pub use record::{BlobInfo, Origin};
+pub use scrub::Scrubbed;
 
 use crate::ids::{ContentHash, HaveKey};
 use crate::metrics::Metrics;

@@ -187,7 +187,11 @@ impl Blob {
     }
 
     /// The proof of `ranges` as it stands in the outboard; the inner error if it is wrong.
-    fn proof_from(&self, files: &Files, ranges: &[Range<u64>]) -> Result<Result<Proof, VerifyError>, StoreError> {
+    pub(super) fn proof_from(
+        &self,
+        files: &Files,
+        ranges: &[Range<u64>],
+    ) -> Result<Result<Proof, VerifyError>, StoreError> {
         let mut bytes = vec![0; proof_len(self.size(), ranges)];
         let mut rest = bytes.as_mut_slice();
         for run in proof_runs(self.size(), ranges) {

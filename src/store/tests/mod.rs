@@ -7,6 +7,7 @@ mod damage;
 mod eviction;
 mod keeping;
 mod model;
+mod scrubbing;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
