@@ -56,6 +56,7 @@ fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
         "pin",
         "unpin",
         "gc",
+        "verify",
         "status",
         "peers",
         "transfers",
@@ -80,6 +81,7 @@ fn the_help_names_every_command_and_explains_peers_and_exit_codes() {
             "--open",
             "--cache-size",
             "--serve-rate",
+            "--scrub-rate",
             "--config",
         ] {
             assert!(help.contains(flag), "{command} {flag}");
@@ -107,6 +109,7 @@ fn malformed_values_exit_with_2_and_are_named() {
         (&["serve", "--listen", "here"], &["--listen", "'here'"]),
         (&["serve", "--cache-size", "big"], &["--cache-size", "'big'"]),
         (&["serve", "--serve-rate", "1"], &["--serve-rate", "'1'", "64KiB"]),
+        (&["serve", "--scrub-rate", "slow"], &["--scrub-rate", "'slow'"]),
         (&["serve", "--cache-size", "1M"], &["--cache-size", "'1M'", "64MiB"]),
         (&["serve", "--config", "/nonexistent.toml"], &["/nonexistent.toml"]),
         (&["mount", "/mnt", "--peer", "nowhere"], &["--peer", "'nowhere'"]),

@@ -118,6 +118,7 @@ impl ControlHandler for MadeUp {
                 mountpoint: None,
                 uptime_secs: 3,
                 usage: SpaceUsage { capacity: 4, used: 3, available: 1, blobs: 1 },
+                scrub: None,
                 lanes_open: 2,
                 transfers_pending: 0,
                 metrics: BTreeMap::from([("reads".into(), 5)]),
@@ -159,6 +160,10 @@ impl ControlHandler for MadeUp {
                 None => Ok(()),
             }
         })
+    }
+
+    fn mend(&self, hash: ContentHash, _: Vec<(u64, u64)>, _: bool) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move { if hash == ContentHash::EMPTY { Ok(()) } else { Err(FetchError::NotFound.into()) } })
     }
 
     fn is_held(&self, hash: ContentHash) -> bool {

@@ -55,6 +55,7 @@ pub fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
         cache_size: 64 << 30,
         serve_rate: None,
         mount: MountConfig::default(),
+        scrub_rate: None,
     }
 }
 

@@ -89,6 +89,10 @@ pub(super) struct NodeFlags {
     /// The most that is sent to peers in a second: 50MB, 1GiB [default: as much as goes]
     #[arg(long, value_name = "SIZE")]
     serve_rate: Option<String>,
+
+    /// Check in the background what is held, once a day, this much in a second: 10MB [default: not]
+    #[arg(long, value_name = "SIZE")]
+    scrub_rate: Option<String>,
 }
 
 /// How a node is to mount.
@@ -123,6 +127,7 @@ impl NodeFlags {
             allow_other: mount.allow_other.then_some(true),
             hydrate: mount.hydrate.then_some(true),
             verify: mount.verify,
+            scrub_rate: self.scrub_rate.clone(),
         };
         let node = self.which.layers(flags)?.node()?;
         if let Some(file) = &node.secret_file {

@@ -30,6 +30,7 @@ mod supervisor;
 mod table;
 mod transfers;
 mod unmount;
+mod verify;
 mod why;
 
 use std::process::ExitCode;
@@ -104,6 +105,8 @@ enum Command {
     Unpin(pin::Unpin),
     /// Remove fetched blobs that nobody uses, to make the cache smaller
     Gc(gc::Gc),
+    /// Check what is held against its hashes, as the disk has it
+    Verify(verify::Verify),
     /// Show how the running node is
     Status(status::Status),
     /// Show how the running node's peers are
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Pin(command) => command.run(),
         Command::Unpin(command) => command.run(),
         Command::Gc(command) => command.run(),
+        Command::Verify(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Peers(command) => command.run(),
         Command::Transfers(command) => command.run(),

@@ -7,7 +7,7 @@ use super::flags::StateFlags;
 use super::node::running_node;
 use super::output::{print, print_json};
 use super::table::{columns, size};
-use crate::daemon::status::NodeStatus;
+use crate::daemon::status::{NodeStatus, ScrubStatus};
 
 /// The arguments of `byhash status`.
 #[derive(Debug, Args)]
@@ -64,8 +64,22 @@ fn for_people(status: &NodeStatus) -> String {
             format!("{} passed through, {} streamed", metric("opens_passed_through"), metric("opens_streamed")),
         ),
     ]);
+    rows.extend(status.scrub.as_ref().map(|scrub| row("scrub", scrubbing(scrub))));
     rows.extend(status.notes.iter().map(|note| row("note", note.clone())));
     columns(&rows)
+}
+
+/// How far scrubbing is.
+fn scrubbing(scrub: &ScrubStatus) -> String {
+    let state = if scrub.resting { "through with" } else { "at up to" };
+    let rate = if scrub.resting { String::new() } else { format!("{}/s, ", size(scrub.rate)) };
+    format!(
+        "{state} {rate}{} blobs, {}; damaged since the start: {}, not mended: {} blobs",
+        scrub.checked_blobs,
+        size(scrub.checked_bytes),
+        size(scrub.damaged_bytes),
+        scrub.unmended_blobs
+    )
 }
 
 /// `seconds` in the two largest units that say something.
@@ -97,6 +111,7 @@ mod tests {
             mountpoint: Some("/mnt/net".into()),
             uptime_secs: 3700,
             usage: SpaceUsage { capacity: 10 << 30, used: 3 << 20, available: 9 << 30, blobs: 4 },
+            scrub: Some(ScrubStatus { rate: 1 << 20, checked_blobs: 7, ..ScrubStatus::default() }),
             lanes_open: 2,
             transfers_pending: 1,
             metrics: BTreeMap::from([("served_bytes".to_owned(), 5 << 20)]),
@@ -112,6 +127,7 @@ mod tests {
             "3.0 MiB of 10.0 GiB",
             "5.0 MiB to peers",
             "no passthrough: because",
+            "1.0 MiB/s, 7 blobs",
             "nobody may connect",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");

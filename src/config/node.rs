@@ -23,9 +23,9 @@ pub const MIN_CACHE_SIZE: u64 = 64 << 20;
 /// The largest cache, in bytes (1 EiB): sums of a few such sizes still fit in 64 bits.
 pub const MAX_CACHE_SIZE: u64 = 1 << 60;
 
-/// The smallest limit on what is sent, in bytes a second (64 KiB): below it a requester would take its
-/// holder, which needs more than five seconds for some of the slices, for silent.
-pub const MIN_SERVE_RATE: u64 = 64 << 10;
+/// The smallest limit on what is sent or scrubbed, in bytes a second (64 KiB): below it a requester would
+/// take its holder, which needs more than five seconds for some of the slices, for silent.
+pub const MIN_RATE: u64 = 64 << 10;
 
 /// What the cache leaves free on its file system, in bytes (256 MiB), for whoever else writes there.
 pub const KEEP_FREE: u64 = 256 << 20;
@@ -53,6 +53,8 @@ pub struct NodeConfig {
     /// The most that is sent to peers, in bytes a second, at least 64 KiB; `None`: as much
     /// as goes.
     pub serve_rate: Option<u64>,
+    /// The most that is checked in the background, in bytes a second, at least 64 KiB; `None`: nothing is.
+    pub scrub_rate: Option<u64>,
     /// How it mounts, if it does.
     pub mount: MountConfig,
 }
@@ -130,10 +132,8 @@ impl Layers {
             secret_file,
             open: self.pick(|raw| raw.open.as_ref()).is_some_and(|(_, open)| *open),
             cache_size: self.cache_size()?,
-            serve_rate: match self.pick(|raw| raw.serve_rate.as_ref()) {
-                Some((origin, text)) => Some(parse_rate(text).map_err(|reason| value(origin, "serve-rate", reason))?),
-                None => None,
-            },
+            serve_rate: self.rate("serve-rate", |raw| raw.serve_rate.as_ref())?,
+            scrub_rate: self.rate("scrub-rate", |raw| raw.scrub_rate.as_ref())?,
             mount: MountConfig {
                 allow_other: self.pick(|raw| raw.allow_other.as_ref()).is_some_and(|(_, on)| *on),
                 hydrate: self.pick(|raw| raw.hydrate.as_ref()).is_some_and(|(_, on)| *on),
@@ -143,6 +143,12 @@ impl Layers {
                 },
             },
         })
+    }
+
+    /// A limit in bytes a second, if one is given.
+    fn rate(&self, key: &str, of: impl Fn(&super::RawConfig) -> Option<&String>) -> Result<Option<u64>, ConfigError> {
+        let Some((origin, text)) = self.pick(of) else { return Ok(None) };
+        parse_rate(text).map(Some).map_err(|reason| value(origin, key, reason))
     }
 
     /// What the cache may hold on disk, in bytes.
@@ -198,7 +204,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
         .parse::<bytesize::ByteSize>()
         .map_err(|_| format!("'{text}' is not a rate: bytes in a second, for instance 50MB, are wanted"))?
         .as_u64();
-    if rate < MIN_SERVE_RATE {
+    if rate < MIN_RATE {
         return Err(format!("'{text}' is too small: at least 64KiB are wanted"));
     }
     Ok(rate)
@@ -228,7 +234,7 @@ mod tests {
     fn nothing_given_means_the_defaults_and_nobody_in() {
         let config = node(RawConfig::default()).unwrap();
         assert_eq!(config.listen, DEFAULT_LISTEN);
-        assert_eq!((config.cache_size, config.serve_rate), (DEFAULT_CACHE_SIZE, None));
+        assert_eq!((config.cache_size, config.serve_rate, config.scrub_rate), (DEFAULT_CACHE_SIZE, None, None));
         assert!(config.peers.is_empty() && config.allow.is_empty() && !config.open);
         assert_eq!(config.secret_file, None);
     }
@@ -248,6 +254,7 @@ mod tests {
             allow_other: Some(true),
             hydrate: Some(true),
             verify: Some("always".into()),
+            scrub_rate: Some("1MiB".into()),
         })
         .unwrap();
         assert_eq!(config.listen, "[::1]:0".parse().unwrap());
@@ -256,7 +263,7 @@ mod tests {
         assert!(config.secret_file.unwrap().is_absolute());
         assert!(config.open);
         assert_eq!(config.cache_size, 3 << 29);
-        assert_eq!(config.serve_rate, Some(50_000_000));
+        assert_eq!((config.serve_rate, config.scrub_rate), (Some(50_000_000), Some(1 << 20)));
         assert_eq!(config.mount, MountConfig { allow_other: true, hydrate: true, verify: Verify::Always });
     }
 
@@ -288,7 +295,7 @@ mod tests {
     #[test]
     fn rates_have_a_least() {
         let rate = |text: &str| RawConfig { serve_rate: Some(text.into()), ..RawConfig::default() };
-        assert_eq!(node(rate("64KiB")).unwrap().serve_rate, Some(MIN_SERVE_RATE));
+        assert_eq!(node(rate("64KiB")).unwrap().serve_rate, Some(MIN_RATE));
         refused(rate("63KiB"), &["--serve-rate", "'63KiB'", "64KiB"]);
         refused(rate("fast"), &["--serve-rate", "'fast'", "50MB"]);
     }

@@ -33,6 +33,8 @@ pub struct RawConfig {
     pub hydrate: Option<bool>,
     /// How often what is on disk is checked: `once` or `always`.
     pub verify: Option<String>,
+    /// The most that is checked in the background in a second, as `10MB`.
+    pub scrub_rate: Option<String>,
 }
 
 impl RawConfig {
@@ -74,6 +76,7 @@ impl RawConfig {
             allow_other: switch("BYHASH_ALLOW_OTHER")?,
             hydrate: switch("BYHASH_HYDRATE")?,
             verify: text("BYHASH_VERIFY")?,
+            scrub_rate: text("BYHASH_SCRUB_RATE")?,
         })
     }
 

@@ -40,6 +40,11 @@ impl StateDir {
         self.0.join("peer-hints.json")
     }
 
+    /// How far scrubbing in the background had come.
+    pub fn scrub_position(&self) -> PathBuf {
+        self.0.join("scrub-position")
+    }
+
     /// What a node in the background logs to.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")

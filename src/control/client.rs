@@ -9,6 +9,7 @@ use super::frame::{Frame, read_frame, write_message};
 use super::{ControlError, Failure, Order, Report, Request, Response, StagedBlob};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
+use crate::store::Scrubbed;
 use crate::transfer::TransferStatus;
 
 /// A connection to a running node.
@@ -62,6 +63,15 @@ impl Client {
     pub async fn prefetch(&mut self, hashes: Vec<ContentHash>) -> Result<PrefetchStream<'_>, ControlError> {
         write_message(&mut self.stream, &Request::Prefetch { hashes }).await?;
         Ok(PrefetchStream { stream: &mut self.stream })
+    }
+
+    /// Has what a scrub found damaged fetched again; it is held when this returns.
+    pub async fn mend(&mut self, scrubbed: &Scrubbed) -> Result<(), ControlError> {
+        let Scrubbed { hash, dropped, pinned, .. } = scrubbed.clone();
+        match self.ask(&Request::Mend { hash, groups: dropped, pinned }).await? {
+            Response::Mended => Ok(()),
+            _ => Err(ControlError::OutOfPlace),
+        }
     }
 
     /// Has something done with the node's store.

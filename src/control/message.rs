@@ -37,6 +37,15 @@ pub enum Request {
         /// Their names, at most [`super::MAX_HASHES`].
         hashes: Vec<ContentHash>,
     },
+    /// Fetch what was found damaged again.
+    Mend {
+        /// The blob.
+        hash: ContentHash,
+        /// Ranges of its groups.
+        groups: Vec<(u64, u64)>,
+        /// Whether it was kept from eviction.
+        pinned: bool,
+    },
     /// Do something with the store.
     Store(Order),
     /// Send a blob.
@@ -85,6 +94,8 @@ pub enum Response {
         /// Why it is not there; nothing if all of it is held.
         failure: Option<Failure>,
     },
+    /// To [`Request::Mend`]: all of it is held again.
+    Mended,
     /// To [`Request::Store`].
     Store(Report),
     /// To [`Request::Get`]: this many bytes follow in data frames, then an end frame.

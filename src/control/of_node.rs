@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{ControlHandler, Failure, FailureKind, ProgressFn, StagedBlob};
-use crate::daemon::Node;
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
+use crate::daemon::{MendError, Node};
 use crate::ids::{ContentHash, TransferId};
 use crate::store::Store;
 use crate::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, TransferStatus};
@@ -40,6 +40,15 @@ impl ControlHandler for Node {
             let error = || "the cache did not take it: it has no room, or its disk fails".to_owned();
             let kept = self.is_held(hash);
             if kept { Ok(()) } else { Err(Failure { kind: FailureKind::Other, error: error() }) }
+        })
+    }
+
+    fn mend(&self, hash: ContentHash, groups: Vec<(u64, u64)>, pinned: bool) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            Self::mend(self, hash, &groups, pinned).await.map_err(|error| match error {
+                MendError::Fetch(error) => error.into(),
+                error => Failure { kind: FailureKind::Other, error: error.to_string() },
+            })
         })
     }
 

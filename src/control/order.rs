@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ContentHash;
-use crate::store::{Collected, HeldBlob, Page, PinOutcome, Store, StoreError};
+use crate::store::{Collected, HeldBlob, Page, PinOutcome, Scrubbed, Store, StoreError};
 
 /// The most hashes that one order may name: bounds what it does at a time, and its message to some
 /// 70 KiB.
@@ -11,6 +11,12 @@ pub const MAX_HASHES: usize = 1024;
 
 /// Blobs on a page of a list: some 70 KiB of JSON.
 const PAGE_LEN: usize = 256;
+
+/// Bytes that one [`Order::Verify`] checks (64 MiB): a fraction of a second on most disks.
+const VERIFY_STEP: u64 = 64 << 20;
+
+/// Ranges found damaged after which it ends: bounds its answer.
+const VERIFY_RANGES: usize = 4096;
 
 /// What is to be done. All of it takes a bounded time, so that whoever asks can stop in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +43,13 @@ pub enum Order {
     Remove {
         /// Their names, at most [`MAX_HASHES`].
         hashes: Vec<ContentHash>,
+    },
+    /// Check blobs as the disk has them, one after the other, as far as a step goes.
+    Verify {
+        /// Their names, at most [`MAX_HASHES`].
+        hashes: Vec<ContentHash>,
+        /// The group of the first one to begin at.
+        group: u64,
     },
     /// Remove some of what nobody has asked to keep.
     Collect {
@@ -66,6 +79,12 @@ pub enum Report {
         /// One a hash: the bytes on disk that went; `None` where nothing was held.
         freed: Vec<Option<u64>>,
     },
+    /// Of [`Order::Verify`].
+    Verify {
+        /// One a hash, as far as the step went; `None` where nothing is held. If the last one has a group
+        /// to go on at, it is not through.
+        results: Vec<Option<Scrubbed>>,
+    },
     /// Of [`Order::Collect`].
     Collect(Collected),
 }
@@ -78,9 +97,28 @@ impl Order {
             Self::Show { hashes } => Report::Show { blobs: store.show(hashes)? },
             Self::Pin { hashes, pinned } => Report::Pin { outcomes: store.set_pinned(hashes, *pinned)? },
             Self::Remove { hashes } => Report::Remove { freed: store.remove_all(hashes)? },
+            Self::Verify { hashes, group } => Report::Verify { results: verify(store, hashes, *group)? },
             Self::Collect { target } => Report::Collect(store.collect(*target)?),
         })
     }
+}
+
+fn verify(store: &Store, hashes: &[ContentHash], mut group: u64) -> Result<Vec<Option<Scrubbed>>, StoreError> {
+    let mut results = Vec::new();
+    let (mut left, mut ranges) = (VERIFY_STEP, 0);
+    for hash in hashes {
+        let result = store.scrub(hash, std::mem::take(&mut group), left)?;
+        if let Some(scrubbed) = &result {
+            left = left.saturating_sub(scrubbed.checked);
+            ranges += scrubbed.dropped.len();
+        }
+        let unfinished = result.as_ref().is_some_and(|scrubbed| scrubbed.next.is_some());
+        results.push(result);
+        if unfinished || left == 0 || ranges >= VERIFY_RANGES {
+            break;
+        }
+    }
+    Ok(results)
 }
 
 #[cfg(test)]

@@ -67,6 +67,10 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// Fetches what is missing of `hash` into the store; it is complete there when this returns.
     fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>>;
 
+    /// Fetches `groups` of `hash`, which were damaged, as far as they are not held, and keeps the blob
+    /// from eviction if it is to be `pinned`.
+    fn mend(&self, hash: ContentHash, groups: Vec<(u64, u64)>, pinned: bool) -> BoxFuture<'_, Result<(), Failure>>;
+
     /// Whether all of `hash` is in the store.
     fn is_held(&self, hash: ContentHash) -> bool;
 
@@ -192,6 +196,10 @@ async fn answer(
             Ok(()) => return prefetch(to, handler, hashes).await,
             Err(failure) => Response::Error(failure),
         },
+        Ok(Request::Mend { hash, groups, pinned }) => match handler.mend(hash, groups, pinned).await {
+            Ok(()) => Response::Mended,
+            Err(failure) => Response::Error(failure),
+        },
         Ok(Request::Store(order)) => carry_out(handler.store(), order).await,
         Ok(Request::Get { hash }) => match handler.open_blob(hash).await {
             Ok(reader) => return send_blob(to, reader).await,
@@ -219,7 +227,10 @@ fn within_limit(hashes: usize) -> Result<(), Failure> {
 async fn carry_out(store: &Store, order: Order) -> Response {
     let failed = |error| Response::Error(Failure { kind: FailureKind::Other, error });
     let hashes = match &order {
-        Order::Show { hashes } | Order::Pin { hashes, .. } | Order::Remove { hashes } => hashes.len(),
+        Order::Show { hashes }
+        | Order::Pin { hashes, .. }
+        | Order::Remove { hashes }
+        | Order::Verify { hashes, .. } => hashes.len(),
         Order::List { .. } | Order::Collect { .. } => 0,
     };
     if let Err(failure) = within_limit(hashes) {

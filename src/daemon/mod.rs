@@ -1,8 +1,11 @@
 //! The composition root: the only place that wires the parts together.
 
+mod mend;
 mod node;
 mod runtime;
+mod scrub;
 pub mod status;
 
+pub use mend::MendError;
 pub use node::Node;
 pub use runtime::runtime;

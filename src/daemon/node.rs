@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::scrub::Scrubber;
 use super::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use crate::config::{NodeConfig, Verify};
 use crate::fuse::MountModes;
@@ -40,6 +41,7 @@ pub struct Node {
     metrics: Arc<Metrics>,
     peer_hints: PathBuf,
     started: Instant,
+    scrubber: Option<Arc<Scrubber>>,
     notes: Vec<String>,
     mount: Mutex<Option<(PathBuf, Arc<MountModes>)>>,
     shutdown: watch::Sender<bool>,
@@ -88,7 +90,11 @@ impl Node {
         let engine = Engine::new(store.clone(), holders.clone(), budget.clone(), metrics.clone());
         let (shutdown, stop) = watch::channel(false);
         let server = Server::new(store.clone(), config.serve(), budget, metrics.clone());
-        let tasks = vec![tokio::spawn(server.clone().run(listener, stop)), tokio::spawn(holders.clone().keep_warm())];
+        let position = config.state.scrub_position();
+        let scrubber = config.scrub_rate.map(|rate| Scrubber::new(engine.clone(), store.clone(), rate, position));
+        let mut tasks =
+            vec![tokio::spawn(server.clone().run(listener, stop)), tokio::spawn(holders.clone().keep_warm())];
+        tasks.extend(scrubber.clone().map(|scrubber| tokio::spawn(scrubber.run())));
         Ok(Arc::new(Self {
             id,
             listen,
@@ -99,6 +105,7 @@ impl Node {
             metrics,
             peer_hints: config.state.peer_hints(),
             started: Instant::now(),
+            scrubber,
             notes,
             mount: Mutex::new(None),
             shutdown,
@@ -191,6 +198,7 @@ impl Node {
             mountpoint,
             uptime_secs: self.started.elapsed().as_secs(),
             usage: self.engine.usage(),
+            scrub: self.scrubber.as_ref().map(|scrubber| scrubber.status()),
             lanes_open: self.metrics.lanes_open.get(),
             transfers_pending: self.metrics.transfers_pending.get(),
             metrics: self.metrics.snapshot().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),

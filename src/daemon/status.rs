@@ -27,6 +27,8 @@ pub struct NodeStatus {
     pub uptime_secs: u64,
     /// The cache's figures.
     pub usage: SpaceUsage,
+    /// How far scrubbing in the background is, if it is asked for.
+    pub scrub: Option<ScrubStatus>,
     /// Lanes open now, both directions.
     pub lanes_open: u64,
     /// Exchanges in flight on the requester's side.
@@ -38,6 +40,26 @@ pub struct NodeStatus {
     pub mount: Vec<String>,
     /// What a person should know about how it runs, a sentence each: nobody may connect, ...
     pub notes: Vec<String>,
+}
+
+/// How far scrubbing in the background is. Counts are of the pass under way, or of the last one while
+/// the next is not due.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Bytes a second at most.
+    pub rate: u64,
+    /// Blobs checked in this pass.
+    pub checked_blobs: u64,
+    /// Bytes checked in this pass.
+    pub checked_bytes: u64,
+    /// Passes ended since the node's start.
+    pub passes: u64,
+    /// Whether it waits for the next pass to be due.
+    pub resting: bool,
+    /// Bytes found damaged since the node's start.
+    pub damaged_bytes: u64,
+    /// Blobs of which those could not be fetched again.
+    pub unmended_blobs: u64,
 }
 
 /// What a node knows of a blob, as `byhash why --json` shows it.
@@ -128,6 +150,7 @@ mod tests {
             mountpoint: Some(OsString::from_vec(b"/m\xff".to_vec()).into()),
             uptime_secs: 0,
             usage: SpaceUsage::default(),
+            scrub: None,
             lanes_open: 0,
             transfers_pending: 0,
             metrics: BTreeMap::new(),

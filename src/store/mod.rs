@@ -71,6 +71,7 @@ mod list;
 mod read;
 mod record;
 mod recovery;
+mod scrub;
 mod shared;
 mod space;
 mod sweep;
@@ -87,6 +88,7 @@ pub use error::StoreError;
 pub use keep::{Collected, PinOutcome};
 pub use list::{HeldBlob, Page};
 pub use record::{BlobInfo, Origin};
+pub use scrub::Scrubbed;
 
 use crate::ids::{ContentHash, HaveKey};
 use crate::metrics::Metrics;

@@ -258,7 +258,7 @@ impl Blob {
 }
 
 /// The proof of `ranges` of the blob `hash` as it stands in the outboard; the inner error if it is wrong.
-fn proof_from(
+pub(super) fn proof_from(
     files: &Files,
     hash: &ContentHash,
     size: u64,

@@ -158,7 +158,16 @@ impl Shared {
 
     /// See [`super::Store::blob`].
     pub fn open_blob(self: &Arc<Self>, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
-        let blob = match self.opened(hash) {
+        let blob = self.open_unused(hash)?;
+        if let Some(blob) = &blob {
+            blob.touch();
+        }
+        Ok(blob)
+    }
+
+    /// The same, but it does not count as a use.
+    pub fn open_unused(self: &Arc<Self>, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
+        Ok(Some(match self.opened(hash) {
             Some(blob) => blob,
             None => {
                 claim::on_demand(self, hash, false)?;
@@ -169,9 +178,7 @@ impl Shared {
                     (None, None) => return Ok(None),
                 }
             }
-        };
-        blob.touch();
-        Ok(Some(blob))
+        }))
     }
 
     /// See [`super::Store::create_partial`].

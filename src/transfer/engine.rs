@@ -273,6 +273,33 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Fetches what is missing of `groups` of a blob into the store, after everything that anybody has
+    /// asked for. When the store cannot take it, the fetch ends early and without an error.
+    ///
+    /// # Errors
+    /// As for reads.
+    pub async fn mend(&self, hash: ContentHash, groups: &[(u64, u64)]) -> Result<(), FetchError> {
+        let count = group_count(self.size(hash).await?);
+        let step = MAX_RANGE_LEN / 4 / crate::verify::GROUP_LEN;
+        for (start, end) in groups.iter().map(|(start, end)| (*start, count.min(*end))) {
+            for at in (start..end).step_by(step as usize) {
+                let part = at..end.min(at + step);
+                let blob = || self.shared.store.blob(&hash).ok().flatten();
+                let missing = blob().map_or_else(|| vec![part.clone()], |blob| blob.missing(part.clone()));
+                if missing.is_empty() {
+                    continue;
+                }
+                self.shared.want(hash, None, missing.into_iter().collect(), Priority::Scrub, false).await?;
+                if !blob().is_some_and(|blob| blob.has(part)) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl BlobSource for Engine {
     fn known_size(&self, hash: &ContentHash) -> Option<u64> {
         self.shared.known_size(hash)

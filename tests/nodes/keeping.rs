@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::content::{MIB, content, hash_of};
-use super::node::{Node, Sandbox, Seat, asking, failure, stdout};
+use super::node::{Node, Sandbox, Seat, asking, eventually, failure, stdout};
 
 /// What `ls --json` tells of a blob.
 fn listed(seat: &Seat, hash: &str) -> Option<Value> {
@@ -15,10 +15,15 @@ fn is_held(seat: &Seat, hash: &str) -> bool {
     listed(seat, hash).is_some()
 }
 
-/// Lines on stderr of a command that failed.
+/// The sentences of a command that failed.
 fn complaints(output: &std::process::Output) -> Vec<String> {
     assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr.clone()).unwrap().lines().map(str::to_owned).collect()
+    String::from_utf8(output.stderr.clone())
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("byhash: "))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Runs `check` on the seat of a node that runs, and again when it has ended.
@@ -116,9 +121,8 @@ fn pinned_blobs_outlive_a_collection_until_they_are_unpinned() {
 fn rm_removes_what_is_named_and_says_what_is_not_there() {
     let sandbox = Sandbox::new();
     let seat = sandbox.seat("a");
-    // More than one exchange takes.
     let dir = sandbox.make_dir("files");
-    let names: Vec<_> = (0..1100).map(|i| format!("file {i}")).collect();
+    let names: Vec<_> = (0..40).map(|i| format!("file {i}")).collect();
     names.iter().for_each(|name| std::fs::write(dir.join(name), name).unwrap());
     let args = std::iter::once("add".to_owned()).chain(names);
     let printed = stdout(&seat.command(args).current_dir(&dir).output().unwrap());
@@ -131,7 +135,7 @@ fn rm_removes_what_is_named_and_says_what_is_not_there() {
     let again = complaints(&remove(&seat, &lines));
     assert!(again.len() == 1 && again[0].starts_with(&format!("byhash: {}: ", &first[..64])), "{again:?}");
     let node = seat.serve([]);
-    assert_eq!(stdout(&node.run(["ls"])).lines().count(), 1100);
+    assert_eq!(stdout(&node.run(["ls"])).lines().count(), 40);
     let lines = sandbox.write("lines", rest);
     assert_eq!(stdout(&remove(&node, &lines)), "");
     assert_eq!(stdout(&node.run(["ls"])), "");
@@ -172,4 +176,89 @@ fn more_than_the_cache_can_hold_is_said_by_prefetch() {
     let said = complaints(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
     let held = hashes.iter().filter(|hash| listed(&node, hash).is_some_and(|blob| blob["complete"] == true)).count();
     assert!(said.len() == 5 - held && !said.is_empty(), "{held} held; {said:?}");
+}
+
+/// Alters a byte in each of these groups of a blob's file.
+fn damage(seat: &Seat, hash: &str, groups: &[u64]) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let path = seat.content_file(hash);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    for group in groups {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, group * GROUP).unwrap();
+        file.write_all_at(&[!byte[0]], group * GROUP).unwrap();
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
+}
+
+/// The unit of verification, in bytes.
+const GROUP: u64 = 16 << 10;
+
+#[test]
+fn verify_finds_damage_and_mends_it_with_a_node() {
+    let sandbox = Sandbox::new();
+    let (large, small) = (content(80, 5 * MIB + 3), content(81, 1000));
+    let holder = sandbox.holder("a", &[&large, &small]);
+    let node = sandbox.seat("b").serve(asking(&[&holder]));
+    let (large, small) = (hash_of(&large), hash_of(&small));
+    stdout(&node.run(["prefetch", &large, &small]));
+    stdout(&node.run(["pin", &small]));
+    let added = node.add(b"mine");
+    let seat = both_ways(node, |seat| {
+        assert_eq!(stdout(&seat.run(["verify"])), "checked 3 blobs, 5.0 MiB: no damage\n");
+    });
+    // Without a node it is dropped and said.
+    damage(&seat, &large, &[0, 7, 100]);
+    assert!(failure(&seat.run(["verify", "--repair"])).contains("no node runs"));
+    let output = seat.run(["verify", "--json"]);
+    let said = complaints(&output);
+    assert!(said.len() == 1 && said[0].contains(&large) && said[0].contains("48.0 KiB"), "{said:?}");
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&figures["damaged_blobs"], &figures["dropped_bytes"]), (&1.into(), &(3 * GROUP).into()));
+    let blob = listed(&seat, &large).unwrap();
+    assert_eq!((&blob["complete"], blob["held"].as_u64()), (&false.into(), Some(5 * MIB as u64 + 3 - 3 * GROUP)));
+    // With one it is fetched again: what is missing now, on demand; what is found, at once.
+    let node = seat.serve(asking(&[&holder]));
+    stdout(&node.run(["prefetch", &large]));
+    damage(&node, &large, &[1, 320]);
+    damage(&node, &small, &[0]);
+    damage(&node, &added, &[0]);
+    let output = node.run(["verify", "--repair", &large, &small]);
+    assert_eq!(stdout(&output), "checked 2 blobs, 5.0 MiB: 2 damaged, 2 mended\n");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("fetched again"));
+    assert_eq!(listed(&node, &large).unwrap()["complete"], true);
+    let blob = listed(&node, &small).unwrap();
+    assert_eq!((&blob["complete"], &blob["pinned"]), (&true.into(), &true.into()), "nothing of it was left");
+    // What nobody else has is lost, and that is said.
+    let output = node.run(["verify", "--repair"]);
+    let said = complaints(&output);
+    assert!(said.len() == 1 && said[0].contains("no reachable peer") && said[0].contains("add it again"), "{said:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "checked 3 blobs, 5.0 MiB: 1 damaged, 0 mended\n");
+    let unknown = complaints(&node.run(["verify", &added]));
+    assert!(unknown[0].contains("nothing of it is held"), "{unknown:?}");
+}
+
+#[test]
+fn a_node_scrubs_in_the_background_and_mends() {
+    let sandbox = Sandbox::new();
+    let blob = content(90, 3 * MIB + 3);
+    let holder = sandbox.holder("a", &[&blob]);
+    let hash = hash_of(&blob);
+    let node = sandbox.seat("b").serve(asking(&[&holder]));
+    stdout(&node.run(["prefetch", &hash]));
+    let status = |seat: &Seat| serde_json::from_str::<Value>(&stdout(&seat.run(["status", "--json"]))).unwrap();
+    assert!(status(&node)["scrub"].is_null());
+    let seat = node.stop();
+    damage(&seat, &hash, &[0, 100]);
+    let mut flags = asking(&[&holder]);
+    flags.extend(["--scrub-rate", "1GB"]);
+    let node = seat.serve(flags);
+    eventually("a pass of scrubbing", || status(&node)["scrub"]["passes"] == 1);
+    let scrub = &status(&node)["scrub"];
+    assert_eq!((&scrub["checked_blobs"], &scrub["resting"]), (&1.into(), &true.into()));
+    assert_eq!((&scrub["damaged_bytes"], &scrub["unmended_blobs"]), (&(2 * GROUP).into(), &0.into()));
+    assert!(stdout(&node.run(["status"])).contains("scrub"));
+    assert_eq!(listed(&node, &hash).unwrap()["complete"], true);
+    assert_eq!(node.metric("fetched_bytes"), 2 * GROUP);
 }

@@ -9,6 +9,7 @@ mod keeping;
 mod model;
 mod quota;
 mod rebuilding;
+mod scrubbing;
 mod whole;
 
 use std::ops::Range;

@@ -1,0 +1,169 @@
+//! Scrubbing in the background: all that is held is checked, slowly, once a day, and damage mended.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::mend::mend;
+use super::status::ScrubStatus;
+use crate::ids::ContentHash;
+use crate::store::{Page, Scrubbed, Store, StoreError};
+use crate::transfer::Engine;
+
+/// From the beginning of one pass to that of the next, at least: damage is rare, and a small cache would
+/// otherwise be read without end.
+const PASS_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Bytes that are checked before a pause (1 MiB).
+const STEP: u64 = 1 << 20;
+
+/// What a blob counts for at least, in bytes: opening it costs more than reading it, if it is small.
+const MIN_COST: u64 = 16 << 10;
+
+/// Blobs that are looked up at a time; how far it is, is noted after each time.
+const PAGE_LEN: usize = 64;
+
+/// How long it leaves the store alone after the index could not be read.
+const RETRY_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The scrubber of a node.
+pub(super) struct Scrubber {
+    engine: Engine,
+    store: Store,
+    rate: u64,
+    /// The file that says where the last pass was when the node ended: the hash that it had come to.
+    position: PathBuf,
+    status: Mutex<ScrubStatus>,
+}
+
+impl Scrubber {
+    /// A scrubber that checks `rate` bytes a second at most and begins where `position` says.
+    pub fn new(engine: Engine, store: Store, rate: u64, position: PathBuf) -> Arc<Self> {
+        let status = Mutex::new(ScrubStatus { rate, ..ScrubStatus::default() });
+        Arc::new(Self { engine, store, rate, position, status })
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> ScrubStatus {
+        self.status.lock().clone()
+    }
+
+    /// Goes through the store again and again, until it is dropped.
+    pub async fn run(self: Arc<Self>) {
+        let mut after = self.load_position();
+        loop {
+            let began = Instant::now();
+            self.begin_pass();
+            match self.pass(after.take()).await {
+                Ok(()) => {
+                    let status = {
+                        let mut status = self.status.lock();
+                        status.passes += 1;
+                        status.resting = true;
+                        status.clone()
+                    };
+                    tracing::info!(blobs = status.checked_blobs, bytes = status.checked_bytes, "scrubbing is through");
+                    sleep_until(began + PASS_INTERVAL).await;
+                }
+                Err(error) => {
+                    tracing::error!("scrubbing pauses: {error}");
+                    sleep(RETRY_INTERVAL).await;
+                    after = self.load_position();
+                }
+            }
+        }
+    }
+
+    fn begin_pass(&self) {
+        let mut status = self.status.lock();
+        (status.checked_blobs, status.checked_bytes, status.resting) = (0, 0, false);
+    }
+
+    /// Checks all blobs behind `after`.
+    async fn pass(&self, mut after: Option<ContentHash>) -> Result<(), StoreError> {
+        loop {
+            let store = self.store.clone();
+            let Page { blobs, next } = blocking(move || store.list(after, PAGE_LEN)).await?;
+            for blob in blobs {
+                self.scrub(blob.hash).await?;
+                self.status.lock().checked_blobs += 1;
+            }
+            self.save_position(next);
+            after = next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Checks one blob, at the rate that is allowed, and mends it.
+    async fn scrub(&self, hash: ContentHash) -> Result<(), StoreError> {
+        let mut from = Some(0);
+        while let Some(group) = from {
+            let began = Instant::now();
+            let store = self.store.clone();
+            let Some(scrubbed) = blocking(move || store.scrub(&hash, group, STEP)).await? else { return Ok(()) };
+            self.status.lock().checked_bytes += scrubbed.checked;
+            from = scrubbed.next;
+            if let Some(failure) = &scrubbed.failure {
+                tracing::warn!("scrubbing leaves out a blob: {failure}");
+            }
+            if !scrubbed.dropped.is_empty() {
+                self.mend(&scrubbed).await;
+            }
+            let cost = scrubbed.checked.max(MIN_COST);
+            sleep_until(began + Duration::from_secs_f64(cost as f64 / self.rate as f64)).await;
+        }
+        Ok(())
+    }
+
+    async fn mend(&self, scrubbed: &Scrubbed) {
+        self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
+        let Scrubbed { hash, dropped, pinned, .. } = scrubbed;
+        match mend(&self.engine, &self.store, *hash, dropped, *pinned).await {
+            Ok(()) => tracing::info!(bytes = scrubbed.dropped_bytes, "what scrubbing found damaged was fetched again"),
+            Err(error) => {
+                self.status.lock().unmended_blobs += 1;
+                tracing::error!(
+                    bytes = scrubbed.dropped_bytes,
+                    "scrubbing found damage that cannot be mended: {error}"
+                );
+            }
+        }
+    }
+
+    fn load_position(&self) -> Option<ContentHash> {
+        ContentHash::from_name(std::fs::read(&self.position).ok()?.trim_ascii())
+    }
+
+    /// Notes how far it is. If it is lost, a pass begins at the beginning.
+    fn save_position(&self, after: Option<ContentHash>) {
+        let saved = match after {
+            Some(hash) => write_private(&self.position, &hash.to_string()),
+            None => std::fs::remove_file(&self.position).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+        };
+        if let Err(error) = saved {
+            tracing::warn!("{} cannot be written: {error}", self.position.display());
+        }
+    }
+}
+
+/// A hash is a right to read, so it is for this user's eyes only.
+fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

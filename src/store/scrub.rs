@@ -1,0 +1,177 @@
+//! Scrubbing: what is held is read from the disk and checked against its hash, whether anybody wants it
+//! or not, and whatever was found right before.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::blob::Blob;
+use super::error::io_error;
+use super::files::Files;
+use super::read::proof_from;
+use super::record::Origin;
+use super::{Store, StoreError};
+use crate::ids::ContentHash;
+use crate::verify::{OutboardBuilder, OutboardPiece, VerifyError, bytes_of, group_count};
+
+/// Groups that are read and checked at a time (1 MiB).
+const CHECK_GROUPS: u64 = 64;
+
+/// The most ranges that are told of as dropped; more become one that spans them. Bounds a report to some
+/// tens of kilobytes.
+const MAX_RANGES: usize = 1024;
+
+/// What a step of scrubbing found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// The blob.
+    pub hash: ContentHash,
+    /// Bytes that were checked.
+    pub checked: u64,
+    /// The groups that turned out wrong or missing and are no longer held, as ranges; now and then what
+    /// lies between them too.
+    pub dropped: Vec<(u64, u64)>,
+    /// Bytes that are no longer held.
+    pub dropped_bytes: u64,
+    /// Where the blob came from, and whether it was kept from eviction, before anything was dropped.
+    pub origin: Origin,
+    /// See [`Self::origin`].
+    pub pinned: bool,
+    /// The group to go on at; `None` if the blob is through.
+    pub next: Option<u64>,
+    /// Why the rest of it could not be read, though that is no damage; a sentence.
+    pub failure: Option<String>,
+}
+
+impl Store {
+    /// Checks what is held of `hash` from the group `from` on, as the disk has it: about `budget`
+    /// bytes, at least 1 MiB. What is wrong or missing is dropped. `None` if
+    /// nothing is held. This is no use of the blob.
+    pub fn scrub(&self, hash: &ContentHash, from: u64, budget: u64) -> Result<Option<Scrubbed>, StoreError> {
+        let Some(blob) = self.shared.open_unused(hash)?.filter(|blob| blob.holds_any()) else { return Ok(None) };
+        let (info, held) = (blob.info(), blob.verified());
+        let mut scrubbed = Scrubbed {
+            hash: *hash,
+            checked: 0,
+            dropped: Vec::new(),
+            dropped_bytes: 0,
+            origin: info.origin,
+            pinned: info.pinned,
+            next: None,
+            failure: None,
+        };
+        let mut buffer = Vec::new();
+        let mut damaged = false;
+        for part in parts(held.iter(), from) {
+            let range = bytes_of(blob.size(), &part);
+            if scrubbed.checked > 0 && scrubbed.checked + range.len() > budget {
+                scrubbed.next = Some(part.start);
+                break;
+            }
+            let checked = blob.with_files(std::slice::from_ref(&part), |files| {
+                forget_cached(files, range.start, range.len());
+                mend_outboard(&blob, files, &part)?;
+                buffer.resize(range.len() as usize, 0);
+                blob.read_and_check(files, &part, &mut buffer)
+            });
+            match checked {
+                Ok(()) => {}
+                Err(StoreError::Corrupt { .. } | StoreError::Missing { .. }) => damaged = true,
+                // It was removed, or a reader met the damage first.
+                Err(StoreError::NotHeld { .. }) => continue,
+                Err(error) => {
+                    scrubbed.failure = Some(error.to_string());
+                    break;
+                }
+            }
+            scrubbed.checked += range.len();
+        }
+        if damaged {
+            let gone: Vec<_> = held.iter().flat_map(|range| blob.missing(range.clone())).collect();
+            scrubbed.dropped_bytes = gone.iter().map(|range| bytes_of(blob.size(), range).len()).sum();
+            scrubbed.dropped = match (gone.first(), gone.last()) {
+                (Some(first), Some(last)) if gone.len() > MAX_RANGES => vec![(first.start, last.end)],
+                _ => gone.iter().map(|range| (range.start, range.end)).collect(),
+            };
+            if !blob.holds_any() {
+                scrubbed.next = None;
+            }
+        }
+        Ok(Some(scrubbed))
+    }
+
+    /// Whether all of `groups`, as a step of scrubbing tells of them, are held.
+    pub fn holds(&self, hash: &ContentHash, groups: &[(u64, u64)]) -> Result<bool, StoreError> {
+        let blob = self.shared.open_unused(hash)?;
+        let within = |size: u64, (start, end): (u64, u64)| start..end.min(group_count(size));
+        Ok(blob.is_some_and(|blob| groups.iter().all(|range| blob.has(within(blob.size(), *range)))))
+    }
+}
+
+/// Makes the outboard of a complete blob anew, from its content, if what it says of `groups` is wrong and
+/// the content is right: what was added here may be nowhere else.
+fn mend_outboard(blob: &Blob, files: &Files, groups: &Range<u64>) -> Result<(), StoreError> {
+    let Some(outboard) = files.outboard.as_ref().filter(|_| blob.is_complete()) else { return Ok(()) };
+    if proof_from(files, &blob.hash(), blob.size(), std::slice::from_ref(groups))?.is_ok() {
+        return Ok(());
+    }
+    // Twice, since the nodes of a large blob do not fit into memory: nothing is written before the content
+    // has proven right.
+    if build_outboard(blob.size(), files, |_| Ok(()))? != Some(blob.hash()) {
+        return Ok(());
+    }
+    let put = |piece: &OutboardPiece| outboard.write_all_at(&piece.nodes, piece.offset);
+    build_outboard(blob.size(), files, |piece| put(piece).map_err(io_error("write", &files.outboard_path)))?;
+    outboard.sync_data().map_err(io_error("sync", &files.outboard_path))?;
+    tracing::warn!("the outboard of a blob was damaged and has been made anew");
+    Ok(())
+}
+
+/// Hands over the outboard of the content file, piece by piece, and gives its hash; `None` if not all of
+/// it can be read, which is damage that the check itself will find.
+fn build_outboard(
+    size: u64,
+    files: &Files,
+    mut put: impl FnMut(&OutboardPiece) -> Result<(), StoreError>,
+) -> Result<Option<ContentHash>, StoreError> {
+    // The pieces have the lengths that the builder asks for, and the size is that of a blob.
+    let unreachable = |error: VerifyError| io_error("hash", &files.content_path)(std::io::Error::other(error));
+    let mut builder = OutboardBuilder::new(size).map_err(unreachable)?;
+    let (mut at, mut buffer) = (0, vec![0; builder.next_len()]);
+    while builder.next_len() > 0 {
+        let piece = &mut buffer[..builder.next_len()];
+        if files.content.read_exact_at(piece, at).is_err() {
+            return Ok(None);
+        }
+        at += piece.len() as u64;
+        put(&builder.update(piece).map_err(unreachable)?)?;
+    }
+    let (hash, above) = builder.finish().map_err(unreachable)?;
+    above.iter().try_for_each(put)?;
+    Ok(Some(hash))
+}
+
+/// `held` from the group `from` on, in ranges of [`CHECK_GROUPS`] at most.
+fn parts<'a>(held: impl Iterator<Item = &'a Range<u64>>, from: u64) -> impl Iterator<Item = Range<u64>> {
+    held.flat_map(move |range| {
+        let range = range.start.max(from)..range.end;
+        (range.start..range.end).step_by(CHECK_GROUPS as usize).map(move |at| at..range.end.min(at + CHECK_GROUPS))
+    })
+}
+
+/// Makes the kernel forget what it has of the files in memory, as far as it is on the disk, so that the
+/// disk is read. That it does not is no failure.
+fn forget_cached(files: &Files, start: u64, len: u64) {
+    let advise = |file: &File, start: u64, len: u64| {
+        // SAFETY: no pointers, and the descriptor is open while `file` is borrowed.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), start as i64, len as i64, libc::POSIX_FADV_DONTNEED) };
+    };
+    advise(&files.content, start, len);
+    if let Some(outboard) = &files.outboard {
+        // The proof of a range lies all over it. A length of 0 means all of the file.
+        advise(outboard, 0, 0);
+    }
+}
