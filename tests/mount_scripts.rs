@@ -173,7 +173,7 @@ fn the_examples_of_the_settings_file_are_settings() {
     let is_example = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
     let examples: String = text.lines().filter(is_example).map(|line| format!("{}\n", &line[1..])).collect();
     let settings: BTreeSet<_> = examples.parse::<toml::Table>().unwrap().keys().cloned().collect();
-    let known = ["allow", "cache-size", "listen", "open", "peer", "secret-file", "serve-rate", "state"];
+    let known = ["allow", "cache-size", "listen", "open", "peer", "scrub-rate", "secret-file", "serve-rate", "state"];
     assert!(settings.iter().eq(&known), "{settings:?}");
 }
 

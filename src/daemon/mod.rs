@@ -3,6 +3,7 @@
 mod mend;
 mod node;
 mod scrub;
+mod scrub_position;
 pub mod status;
 
 pub use mend::MendError;
