@@ -217,6 +217,7 @@ fn the_examples_of_the_settings_file_are_settings() {
         "listen",
         "open",
         "peer",
+        "scrub-rate",
         "secret-file",
         "serve-rate",
         "state",

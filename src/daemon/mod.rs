@@ -4,6 +4,7 @@ mod mend;
 mod node;
 mod runtime;
 mod scrub;
+mod scrub_position;
 pub mod status;
 
 pub use mend::MendError;

@@ -8,14 +8,11 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::mend::mend;
+use super::scrub_position::{At, Position};
 use super::status::ScrubStatus;
 use crate::ids::ContentHash;
 use crate::store::{Page, Scrubbed, Store, StoreError};
 use crate::transfer::Engine;
-
-/// From the beginning of one pass to that of the next, at least: damage is rare, and a small cache would
-/// otherwise be read without end.
-const PASS_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes that are checked before a pause (1 MiB).
 const STEP: u64 = 1 << 20;
@@ -34,7 +31,7 @@ pub(super) struct Scrubber {
     engine: Engine,
     store: Store,
     rate: u64,
-    /// The file that says where the last pass was when the node ended: the hash that it had come to.
+    /// The file that says where the last pass was when the node ended.
     position: PathBuf,
     status: Mutex<ScrubStatus>,
 }
@@ -53,50 +50,49 @@ impl Scrubber {
 
     /// Goes through the store again and again, until it is dropped.
     pub async fn run(self: Arc<Self>) {
-        let mut after = self.load_position();
+        let mut position = Position::load(&self.position).unwrap_or_else(Position::beginning);
         loop {
-            let began = Instant::now();
-            self.begin_pass();
-            match self.pass(after.take()).await {
+            if position.is_through() {
+                self.status.lock().resting = true;
+                sleep(position.until_next_pass()).await;
+                position = Position::beginning();
+            }
+            {
+                let mut status = self.status.lock();
+                (status.checked_blobs, status.checked_bytes, status.resting) = (0, 0, false);
+            }
+            match self.pass(&mut position).await {
                 Ok(()) => {
                     let status = {
                         let mut status = self.status.lock();
                         status.passes += 1;
-                        status.resting = true;
                         status.clone()
                     };
                     tracing::info!(blobs = status.checked_blobs, bytes = status.checked_bytes, "scrubbing is through");
-                    sleep_until(began + PASS_INTERVAL).await;
                 }
                 Err(error) => {
                     tracing::error!("scrubbing pauses: {error}");
                     sleep(RETRY_INTERVAL).await;
-                    after = self.load_position();
                 }
             }
         }
     }
 
-    fn begin_pass(&self) {
-        let mut status = self.status.lock();
-        (status.checked_blobs, status.checked_bytes, status.resting) = (0, 0, false);
-    }
-
-    /// Checks all blobs behind `after`.
-    async fn pass(&self, mut after: Option<ContentHash>) -> Result<(), StoreError> {
-        loop {
+    /// Checks all blobs behind `position`.
+    async fn pass(&self, position: &mut Position) -> Result<(), StoreError> {
+        while let At::Behind(after) = position.at {
             let store = self.store.clone();
             let Page { blobs, next } = blocking(move || store.list(after, PAGE_LEN)).await?;
             for blob in blobs {
                 self.scrub(blob.hash).await?;
                 self.status.lock().checked_blobs += 1;
             }
-            self.save_position(next);
-            after = next;
-            if after.is_none() {
-                return Ok(());
+            position.at = next.map_or(At::Through, |next| At::Behind(Some(next)));
+            if let Err(error) = position.save(&self.position) {
+                tracing::warn!("{} cannot be written: {error}", self.position.display());
             }
         }
+        Ok(())
     }
 
     /// Checks one blob, at the rate that is allowed, and mends it.
@@ -134,32 +130,6 @@ impl Scrubber {
             }
         }
     }
-
-    fn load_position(&self) -> Option<ContentHash> {
-        ContentHash::from_name(std::fs::read(&self.position).ok()?.trim_ascii())
-    }
-
-    /// Notes how far it is. If it is lost, a pass begins at the beginning.
-    fn save_position(&self, after: Option<ContentHash>) {
-        let saved = match after {
-            Some(hash) => write_private(&self.position, &hash.to_string()),
-            None => std::fs::remove_file(&self.position).or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            }),
-        };
-        if let Err(error) = saved {
-            tracing::warn!("{} cannot be written: {error}", self.position.display());
-        }
-    }
-}
-
-/// A hash is a right to read, so it is for this user's eyes only.
-fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
 }
 
 async fn blocking<T: Send + 'static>(

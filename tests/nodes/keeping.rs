@@ -253,7 +253,7 @@ fn a_node_scrubs_in_the_background_and_mends() {
     damage(&seat, &hash, &[0, 100]);
     let mut flags = asking(&[&holder]);
     flags.extend(["--scrub-rate", "1GB"]);
-    let node = seat.serve(flags);
+    let node = seat.serve(flags.clone());
     eventually("a pass of scrubbing", || status(&node)["scrub"]["passes"] == 1);
     let scrub = &status(&node)["scrub"];
     assert_eq!((&scrub["checked_blobs"], &scrub["resting"]), (&1.into(), &true.into()));
@@ -261,4 +261,8 @@ fn a_node_scrubs_in_the_background_and_mends() {
     assert!(stdout(&node.run(["status"])).contains("scrub"));
     assert_eq!(listed(&node, &hash).unwrap()["complete"], true);
     assert_eq!(node.metric("fetched_bytes"), 2 * GROUP);
+    // A restart does not bring the next pass forward.
+    let node = node.stop().serve(flags);
+    eventually("the scrubber rests", || status(&node)["scrub"]["resting"] == true);
+    assert_eq!(status(&node)["scrub"]["passes"], 0);
 }
