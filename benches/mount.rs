@@ -6,7 +6,7 @@
 //! * small files: opened, read and closed, each once a round; and
 //! * stat: looked at.
 //!
-//! Warm: the bytes are in memory on both sides, and the node has them. And cold, the holder being this
+//! Warm: the node has the bytes, and on both sides they were read from the disk into memory before. And cold, the holder being this
 //! process and the reader a fresh node of its own each round: `cat` of the blob beside the floor of bare
 //! lanes, and a page of a large blob, in bytes on the wire and round trips.
 //!
@@ -57,6 +57,7 @@ fn main() {
     let units = ["MB/s", "reads/s", "MB/s", "files/s", "files/s"];
     let mut rates = vec![[Vec::new(), Vec::new()]; names.len()];
     let mut cold = [Vec::new(), Vec::new()];
+    let mut just_fetched = Vec::new();
     for round in 0..rounds {
         let state = dir.path().join(format!("round-{round}"));
         std::fs::create_dir(&state).unwrap();
@@ -69,6 +70,11 @@ fn main() {
         let first = small_rate(&links);
         println!("round {round}: small files, cold {first:>10.0} files/s");
         println!("round {round}: {}", mount.status()["mount"][0].as_str().unwrap());
+        let content = mount.content_file(hash);
+        just_fetched.push(len as f64 / 1e6 / read(&file, len).as_secs_f64());
+        println!("round {round}: just fetched  {:>10.0} MB/s", just_fetched[round]);
+        // Whoever wrote a file decides in what pieces the kernel keeps it; read from the disk, both are alike.
+        [&plain, &content].into_iter().for_each(|path| drop_from_memory(path));
         // In turns, so that whatever else the machine does meets both.
         for (side, (big, small)) in [(&plain, &plains), (&file, &links)].into_iter().enumerate() {
             read(big, len);
@@ -95,6 +101,7 @@ fn main() {
         let (plain, mount) = (median(plain), median(mount));
         println!("{name:<13} ext4 {plain:>10.0}   mount {mount:>10.0} {unit:<8} {:>5.2}", mount / plain);
     }
+    println!("sequential, just fetched and so in memory as it was written: mount {:.0} MB/s", median(&just_fetched));
     let (floor, cat) = (median(&cold[0]), median(&cold[1]));
     println!("cold cat      floor {floor:>9.0}   mount {cat:>10.0} MB/s     {:>5.2}", cat / floor);
     if large > 0 {
@@ -120,6 +127,14 @@ fn small_files(
         (add(runtime, holder, home, &path), path)
     };
     (0..count).map(one).collect()
+}
+
+/// Takes a file out of the kernel's memory, so that it is read from the disk next.
+fn drop_from_memory(path: &Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    // SAFETY: an open descriptor.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
 /// Reads of a page at a time, in a second.

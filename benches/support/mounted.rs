@@ -54,6 +54,12 @@ impl Mounted {
         self.dir.join("by-hash").join(hash.to_string())
     }
 
+    /// The file in which its cache has the content of a blob.
+    pub fn content_file(&self, hash: ContentHash) -> PathBuf {
+        let name = hash.to_string();
+        self.state.join("cache/blobs").join(&name[..2]).join(name)
+    }
+
     /// What the node tells of itself.
     pub fn status(&self) -> serde_json::Value {
         let mut command = Command::new(env!("CARGO_BIN_EXE_byhash"));

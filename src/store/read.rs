@@ -153,12 +153,16 @@ impl Blob {
         stamp.is_some_and(|stamp| self.files().and_then(|files| files.stamp()).is_ok_and(|now| now == stamp))
     }
 
-    /// The content file of a blob that [is whole](Self::is_whole), for whoever reads it without us.
+    /// The content file of a blob that [is whole](Self::is_whole), for whoever reads it without us and
+    /// does not write to it.
     /// `None` if it is not; then [`Blob::check`] finds out what it is.
     pub fn whole_file(&self) -> Option<File> {
         let stamp = self.stamp_of_checked(&(0..group_count(self.size())))?;
-        let file = self.content_file().ok()?;
-        (Stamp::of(&file).ok()? == stamp).then_some(file)
+        let files = self.files().ok()?;
+        if files.stamp().ok()? != stamp {
+            return None;
+        }
+        files.content.try_clone().ok()
     }
 
     /// The proof of `ranges` (groups: in order, disjoint, not empty) from the outboard, checked up
