@@ -12,7 +12,6 @@ mod failover;
 mod git;
 mod keeping;
 mod limits;
-mod links;
 mod modes;
 mod node;
 mod programs;

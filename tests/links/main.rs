@@ -1,12 +1,21 @@
-//! Nodes on hosts of their own, joined by links of a certain rate: network namespaces, veth, tc.
+//! Nodes on hosts of their own, joined by links of a certain rate: network namespaces, veth, tc. A program
+//! of their own, one test at a time: the links are to be what limits, not the machine.
+
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "../nodes/content.rs"]
+mod content;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "../nodes/node.rs"]
+mod node;
 
 use std::fs::File;
 use std::io::Read;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::content::{MIB, content, hash_of};
-use super::node::{Node, Sandbox, eventually, fuse_is_here, program_is_here, run};
+use content::{MIB, content, hash_of};
+use node::{Node, Sandbox, eventually, fuse_is_here, program_is_here, run};
 
 /// One host in the middle, and others that it reaches over a link each.
 struct Hosts {
@@ -62,7 +71,7 @@ impl Hosts {
         let mut seat = sandbox.seat("reader");
         seat.network = Some(self.middle());
         let peers: Vec<&Node> = holders.iter().collect();
-        let reader = seat.mount(super::node::asking(&peers));
+        let reader = seat.mount(node::asking(&peers));
         eventually("all are reached", || reader.metric("lanes_dialled") >= self.rates.len() as u64);
         (holders, reader)
     }
@@ -92,6 +101,12 @@ fn hosts_are_here(test: &str) -> bool {
     root && program_is_here("ip") && program_is_here("tc") && program_is_here("nsenter") && fuse_is_here(test)
 }
 
+/// Held by the test that runs.
+fn alone() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads `file` to its end and checks what comes; how long it took.
 fn time_of_read(mut file: File, bytes: &[u8]) -> Duration {
     let (start, mut read) = (Instant::now(), Vec::new());
@@ -103,6 +118,7 @@ fn time_of_read(mut file: File, bytes: &[u8]) -> Duration {
 
 #[test]
 fn two_holders_of_unequal_speed_give_more_than_either() {
+    let _alone = alone();
     if !hosts_are_here("two_holders_of_unequal_speed_give_more_than_either") {
         return;
     }
@@ -129,6 +145,7 @@ fn two_holders_of_unequal_speed_give_more_than_either() {
 
 #[test]
 fn a_link_that_goes_dead_in_the_middle_is_not_missed() {
+    let _alone = alone();
     if !hosts_are_here("a_link_that_goes_dead_in_the_middle_is_not_missed") {
         return;
     }
