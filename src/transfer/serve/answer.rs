@@ -71,10 +71,11 @@ impl Server {
         self.note_sent(sent, head.len() + reply.first, reply.first);
         drop(head);
         for piece in reply.rest {
-            // Whoever has little to do goes first.
-            yield_now().await;
             let len = piece.len() as usize;
             let mut turn = self.turn(lane, &request, sent, len).await?;
+            // Whoever has little to do goes first. Not before the turn, or it would look as if nothing more
+            // had been waiting.
+            yield_now().await;
             if !reply.blob.read_at_once(piece.start, &mut buffer[..len]) {
                 drop(turn);
                 let blob = reply.blob.clone();
