@@ -42,7 +42,7 @@ fn main() {
     let pages = setting("BYHASH_BENCH_PAGES", 200_000);
     let large = setting("BYHASH_BENCH_LARGE_MIB", 4096) << 20;
     let rounds = setting("BYHASH_BENCH_ROUNDS", 3);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = byhash::daemon::runtime().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");
     std::fs::write(&plain, pseudo_random(len)).unwrap();

@@ -129,7 +129,7 @@ fn import(dir: &Path, files: &[PathBuf], bytes: usize, rounds: usize) {
 }
 
 fn fetch_small(dir: &Path, count: usize, rounds: usize) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = byhash::daemon::runtime().unwrap();
     let (mut plain, mut fetched) = (Vec::new(), Vec::new());
     runtime.block_on(async {
         let holder = Served::start(&dir.join("holder"), Vec::new()).await;

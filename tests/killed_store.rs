@@ -1,6 +1,10 @@
 //! A process that fetches, adds, reads and removes is killed (SIGKILL) at random moments, again and again,
 //! on the same cache; what the cache claims afterwards is right, and what was added is there.
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "simulation/dice.rs"]
+mod dice;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
@@ -14,6 +18,7 @@ use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Origin, Store, StoreError};
 use byhash::verify::{GROUP_LEN, Proof, build_outboard, bytes_of, group_count, proof_runs};
+use dice::Dice;
 
 /// How often the process is killed; `BYHASH_KILLS` says another number.
 const KILLS: usize = 100;
@@ -23,23 +28,6 @@ const CAPACITY: u64 = 4 << 20;
 
 /// Different blobs; every eighth is added, and the others are fetched.
 const BLOBS: u64 = 64;
-
-/// A sequence of numbers that depends on the seed alone (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 struct Sample {
     hash: ContentHash,
@@ -83,7 +71,7 @@ fn open(dir: &Path) -> Store {
 #[ignore = "the other test runs it, and kills it"]
 fn killed() {
     let Ok(dir) = std::env::var("BYHASH_KILLED_DIR") else { return };
-    let mut chance = Chance(std::env::var("BYHASH_KILLED_SEED").unwrap().parse().unwrap());
+    let mut chance = Dice::new(std::env::var("BYHASH_KILLED_SEED").unwrap().parse().unwrap());
     let say = |text: &str| {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush()).unwrap();
@@ -92,9 +80,9 @@ fn killed() {
     let samples: Vec<_> = (0..BLOBS).map(Sample::new).collect();
     say("ready");
     loop {
-        let number = chance.below(BLOBS);
+        let number = chance.number(0..BLOBS);
         let sample = &samples[number as usize];
-        match chance.below(12) {
+        match chance.number(0..12) {
             0 => store.flush().unwrap(),
             1 if Sample::is_added(number) => {
                 say(&format!("removing {number}"));
@@ -118,8 +106,8 @@ fn killed() {
             }
             _ => {
                 let count = group_count(sample.content.len() as u64);
-                let first = chance.below(count);
-                let end = first + 1 + chance.below(count - first);
+                let first = chance.number(0..count);
+                let end = first + 1 + chance.number(0..count - first);
                 match sample.write(&store, first..end) {
                     Ok(()) | Err(StoreError::Full { .. }) => {}
                     Err(error) => panic!("{error}"),
@@ -131,11 +119,11 @@ fn killed() {
 }
 
 /// Runs the process, kills it after a number of lines and a moment, and notes what it has said.
-fn run_and_kill(dir: &Path, chance: &mut Chance, added: &mut BTreeSet<u64>) {
+fn run_and_kill(dir: &Path, chance: &mut Dice, added: &mut BTreeSet<u64>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["killed", "--exact", "--ignored", "--nocapture"])
         .env("BYHASH_KILLED_DIR", dir)
-        .env("BYHASH_KILLED_SEED", chance.next().to_string())
+        .env("BYHASH_KILLED_SEED", chance.number(0..u64::MAX).to_string())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -152,11 +140,11 @@ fn run_and_kill(dir: &Path, chance: &mut Chance, added: &mut BTreeSet<u64>) {
     };
     let ready = lines.by_ref().find(|line| note(line));
     assert!(ready.is_some(), "the process has ended by itself: {}", child.wait().unwrap());
-    for line in lines.by_ref().take(chance.below(120) as usize) {
+    for line in lines.by_ref().take(chance.number(0..120) as usize) {
         note(&line);
     }
     // Not always between two steps.
-    let (begun, moment) = (Instant::now(), u128::from(chance.below(1000)));
+    let (begun, moment) = (Instant::now(), u128::from(chance.number(0..1000)));
     while begun.elapsed().as_micros() < moment {
         std::hint::spin_loop();
     }
@@ -195,18 +183,18 @@ fn a_killed_process_leaves_a_cache_whose_claims_are_right() {
     let seed = number("BYHASH_KILL_SEED").unwrap_or_else(|| std::process::id().into());
     let kills = number("BYHASH_KILLS").unwrap_or(KILLS as u64);
     println!("seed {seed}: BYHASH_KILL_SEED={seed} runs it again, though not to the microsecond");
-    let mut chance = Chance(seed);
+    let mut chance = Dice::new(seed);
     let samples: Vec<_> = (0..BLOBS).map(Sample::new).collect();
     let mut added = BTreeSet::new();
     for kill in 0..kills {
         run_and_kill(dir.path(), &mut chance, &mut added);
         // Now and then the index goes too.
-        let without_index = chance.below(8) == 0;
+        let without_index = chance.number(0..8) == 0;
         if without_index {
             std::fs::remove_file(dir.path().join("index.redb")).unwrap();
         }
         // And now and then nobody looks before the next one starts.
-        if without_index || chance.below(3) > 0 {
+        if without_index || chance.number(0..3) > 0 {
             check(dir.path(), &samples, &added, &format!("kill {kill} of seed {seed}, index gone: {without_index}"));
         }
     }

@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
-use super::{ControlError, Failure, Order, Report, Request, Response, StagedBlob};
+use super::{ControlError, Order, PrefetchEvent, Report, Request, Response, StagedBlob};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
 use crate::store::Scrubbed;
@@ -126,25 +126,6 @@ impl Client {
     }
 }
 
-/// What a node tells while it prefetches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PrefetchEvent {
-    /// How far it is.
-    Progress {
-        /// Bytes that are held ...
-        done: u64,
-        /// ... of those that the blobs have whose size is known by now.
-        total: u64,
-    },
-    /// What came of a blob.
-    Fetched {
-        /// Its name.
-        hash: ContentHash,
-        /// Why it is not there; nothing if all of it is held.
-        failure: Option<Failure>,
-    },
-}
-
 /// A prefetch under way in the node.
 #[derive(Debug)]
 pub struct PrefetchStream<'a> {
@@ -158,8 +139,7 @@ impl PrefetchStream<'_> {
             Frame::End => Ok(None),
             Frame::Data(_) => Err(ControlError::OutOfPlace),
             Frame::Message(message) => match serde_json::from_slice(&message)? {
-                Response::Progress { done, total } => Ok(Some(PrefetchEvent::Progress { done, total })),
-                Response::Fetched { hash, failure } => Ok(Some(PrefetchEvent::Fetched { hash, failure })),
+                Response::Prefetch(event) => Ok(Some(event)),
                 Response::Error(failure) => Err(failure.into()),
                 _ => Err(ControlError::OutOfPlace),
             },

@@ -80,20 +80,8 @@ pub enum Response {
     Why(Box<BlobReport>),
     /// To [`Request::Adopt`]: the blob is in the store, durably.
     Adopted,
-    /// To [`Request::Prefetch`], now and then: how far it is. More such answers follow.
-    Progress {
-        /// Bytes that are held ...
-        done: u64,
-        /// ... of those that the blobs have whose size is known by now.
-        total: u64,
-    },
-    /// To [`Request::Prefetch`], once a blob: what came of it. After the last comes an end frame.
-    Fetched {
-        /// Its name.
-        hash: ContentHash,
-        /// Why it is not there; nothing if all of it is held.
-        failure: Option<Failure>,
-    },
+    /// To [`Request::Prefetch`]: one of any number of such answers. After the last comes an end frame.
+    Prefetch(PrefetchEvent),
     /// To [`Request::Mend`]: all of it is held again.
     Mended,
     /// To [`Request::Store`].
@@ -105,6 +93,26 @@ pub enum Response {
     },
     /// It could not be done; inside a blob: no more bytes will come.
     Error(Failure),
+}
+
+/// What a node tells while it prefetches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefetchEvent {
+    /// How far it is, now and then.
+    Progress {
+        /// Bytes that are held ...
+        done: u64,
+        /// ... of those that the blobs have whose size is known by now.
+        total: u64,
+    },
+    /// What came of a blob, once for each.
+    Fetched {
+        /// Its name.
+        hash: ContentHash,
+        /// Why it is not there; nothing if all of it is held.
+        failure: Option<Failure>,
+    },
 }
 
 /// Why the node could not do what was asked.

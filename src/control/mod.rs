@@ -9,8 +9,7 @@
 //! frame, answered by a [`Response`] in a message frame. The answer to `get` is a
 //! [`Response::Blob`], then the blob's bytes in data frames, then an end frame, or a
 //! [`Response::Error`] in a message frame in place of the rest. The answer to `prefetch` is any number of
-//! [`Response::Progress`] and a [`Response::Fetched`] a blob, each in a message frame, then an end frame.
-//! A client that hangs up withdraws
+//! [`Response::Prefetch`], each in a message frame, then an end frame. A client that hangs up withdraws
 //! its question.
 
 mod client;
@@ -22,10 +21,10 @@ mod order;
 mod prefetch;
 mod server;
 
-pub use client::{BlobStream, Client, PrefetchEvent, PrefetchStream};
+pub use client::{BlobStream, Client, PrefetchStream};
 pub use error::ControlError;
 pub use frame::{MAX_DATA_LEN, MAX_MESSAGE_LEN};
-pub use message::{Failure, FailureKind, Request, Response};
+pub use message::{Failure, FailureKind, PrefetchEvent, Request, Response};
 pub use order::{MAX_HASHES, Order, Report};
 
 pub use crate::store::import::StagedBlob;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::frame::{write_end, write_message};
-use super::{ControlError, ControlHandler, Failure, FailureKind, Response};
+use super::{ControlError, ControlHandler, Failure, FailureKind, PrefetchEvent, Response};
 use crate::ids::ContentHash;
 
 /// Blobs that one prefetch has under way at once: enough to hide the round trips of small ones. Memory
@@ -72,7 +72,7 @@ pub(super) async fn prefetch(
             _ = ticks.tick() => {
                 let now = tally.now();
                 if now != told {
-                    write_message(to, &Response::Progress { done: now.0, total: now.1 }).await?;
+                    write_message(to, &Response::Prefetch(PrefetchEvent::Progress { done: now.0, total: now.1 })).await?;
                     told = now;
                 }
             }
@@ -92,7 +92,7 @@ async fn tell(
     hash: ContentHash,
     failure: Option<Failure>,
 ) -> Result<(), ControlError> {
-    write_message(to, &Response::Fetched { hash, failure }).await
+    write_message(to, &Response::Prefetch(PrefetchEvent::Fetched { hash, failure })).await
 }
 
 async fn fetch(

@@ -6,8 +6,8 @@ const BLOCKING_THREADS: usize = 32;
 
 /// Tasks that a thread runs before it looks again for what came from the network or from other
 /// threads. Tokio's own 61 and 31 keep a small read waiting for as many slices of bulk, at each of its
-/// steps: measured with `benches/holders.rs`, eight bulk fetches on two cores made its median 17 ms
-/// instead of 4, at the same rate of the bulk.
+/// steps: measured with `benches/holders.rs`, eight bulk fetches on two cores made its median 8 ms
+/// instead of 4.
 const TASKS_BETWEEN_LOOKS: u32 = 4;
 
 /// A runtime for one node.

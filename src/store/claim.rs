@@ -12,15 +12,12 @@ use rangemap::RangeSet;
 use super::StoreError;
 use super::error::io_error;
 use super::files::{Files, KEPT_BIT, Stamp};
-use super::read::{check_groups, is_damage};
+use super::read::{CHECK_GROUPS, check_groups, is_damage};
 use super::record::{Origin, Record};
 use super::recovery::Work;
 use super::shared::Shared;
 use crate::ids::ContentHash;
 use crate::verify::{GROUP_LEN, MAX_BLOB_LEN, bytes_of, group_count};
-
-/// Groups that are read and verified at a time (1 MiB).
-const STEP_GROUPS: u64 = 64;
 
 /// A blob of up to so many bytes that somebody asks for is verified while he waits (16 MiB, some
 /// 10 ms); a larger one when its turn comes.
@@ -167,5 +164,5 @@ fn next_groups(content: &File, size: u64, at: u64) -> Option<Range<u64>> {
         // A file system that cannot tell: all of it is looked at.
         Err(_) => at,
     };
-    (first < count).then(|| first..(first + STEP_GROUPS).min(count))
+    (first < count).then(|| first..(first + CHECK_GROUPS).min(count))
 }

@@ -24,8 +24,8 @@ use crate::verify::{
     GROUP_LEN, Proof, VerifyError, bytes_of, group_count, group_len, groups_of, proof_len, proof_runs,
 };
 
-/// Groups that [`Blob::check`] reads at a time (1 MiB).
-const CHECK_GROUPS: u64 = 64;
+/// Groups that are read and checked at a time, where much is checked (1 MiB).
+pub(super) const CHECK_GROUPS: u64 = 64;
 
 /// Fills `buf` from what the kernel has of the file in memory; false if that is not all.
 fn read_cached(file: &File, start: u64, buf: &mut [u8]) -> bool {

@@ -11,14 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::Files;
-use super::read::proof_from;
+use super::read::{CHECK_GROUPS, proof_from};
 use super::record::Origin;
 use super::{Store, StoreError};
 use crate::ids::ContentHash;
 use crate::verify::{OutboardBuilder, OutboardPiece, VerifyError, bytes_of, group_count};
-
-/// Groups that are read and checked at a time (1 MiB).
-const CHECK_GROUPS: u64 = 64;
 
 /// The most ranges that are told of as dropped; more become one that spans them. Bounds a report to some
 /// tens of kilobytes.

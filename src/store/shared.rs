@@ -219,8 +219,7 @@ impl Shared {
     /// is under way just now is counted among them; so much may lie above the cap until the next start.)
     pub fn requeue_opened(&self) -> (u64, u64) {
         let (mut bytes, mut blobs) = (self.space.of_blobs(), self.space.blobs());
-        let open: Vec<_> = self.open.iter().filter_map(|entry| entry.value().upgrade()).collect();
-        for blob in open {
+        for blob in self.all_opened() {
             let opened = !blob.holds_any() || blob.files().is_ok();
             let mut state = blob.state();
             if let Some(charged) = state.charged.filter(|_| opened) {

@@ -95,6 +95,21 @@ impl Index {
 
     /// Up to `limit` complete blobs with their sizes, by hash, beginning after `after`.
     pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        self.scan(after, limit, |hash, record| record.is_complete().then_some((hash, record.size)))
+    }
+
+    /// Up to `limit` records, by hash, beginning after `after`.
+    pub fn page(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, Record)>, StoreError> {
+        self.scan(after, limit, |hash, record| Some((hash, record)))
+    }
+
+    /// Up to `limit` of what `choose` makes of the records, by hash, beginning after `after`.
+    fn scan<T>(
+        &self,
+        after: Option<ContentHash>,
+        limit: usize,
+        choose: impl Fn(ContentHash, Record) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.with_database(|database| {
             let table = database.begin_read()?.open_table(BLOBS)?;
@@ -105,28 +120,9 @@ impl Index {
                     break;
                 }
                 let (hash, record) = entry?;
-                let record = decode(record.value())?;
-                if record.is_complete() {
-                    found.push((ContentHash::from_bytes(*hash.value()), record.size));
-                }
+                found.extend(choose(ContentHash::from_bytes(*hash.value()), decode(record.value())?));
             }
             Ok(found)
-        })
-    }
-
-    /// Up to `limit` records, by hash, beginning after `after`.
-    pub fn page(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, Record)>, StoreError> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        self.with_database(|database| {
-            let table = database.begin_read()?.open_table(BLOBS)?;
-            let from = after.as_ref().map_or(Unbounded, |hash| Excluded(hash.as_bytes()));
-            let entries = table.range::<&[u8; 32]>((from, Unbounded))?.take(limit);
-            entries
-                .map(|entry| {
-                    let (hash, record) = entry?;
-                    Ok((ContentHash::from_bytes(*hash.value()), decode(record.value())?))
-                })
-                .collect()
         })
     }
 
