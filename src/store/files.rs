@@ -11,7 +11,7 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::layout::{Layout, REPAIR_PREFIX};
+use super::layout::{Layout, REPAIR_PREFIX, remove_if_there};
 use crate::ids::ContentHash;
 use crate::verify::{bytes_of, outboard_len};
 
@@ -60,7 +60,6 @@ pub(super) struct Stamp {
 impl Files {
     /// Makes the files of a blob of which nothing is held. What lies in their place is unlinked.
     pub fn create(layout: &Layout, hash: &ContentHash, size: u64) -> Result<Self, StoreError> {
-        layout.unlink(hash)?;
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
         let content = create_file(&content_path, size)?;
         let outboard = match outboard_len(size) {
@@ -117,7 +116,7 @@ impl Files {
         held: &RangeSet<u64>,
     ) -> Result<Self, StoreError> {
         let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
-        super::layout::remove_if_there(&tmp)?;
+        remove_if_there(&tmp)?;
         let kept = self.content.metadata().is_ok_and(|metadata| metadata.mode() & KEPT_BIT != 0);
         let copied = create_file(&tmp, size).and_then(|copy| {
             if kept {
@@ -143,7 +142,7 @@ impl Files {
             layout.sync_shard(hash)
         });
         if let Err(error) = copied {
-            super::layout::remove_if_there(&tmp)?;
+            remove_if_there(&tmp)?;
             return Err(error);
         }
         Self::open(layout, hash, size)
@@ -205,14 +204,17 @@ impl Stamp {
 /// Bytes copied at a time (1 MiB).
 const COPY_LEN: usize = 1 << 20;
 
+/// Makes a file of `len` zeroes; what lies in its place is unlinked.
 fn create_file(path: &Path, len: u64) -> Result<File, StoreError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(io_error("create", path))?;
+    let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let created = match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove_if_there(path)?;
+            create()
+        }
+        created => created,
+    };
+    let file = created.map_err(io_error("create", path))?;
     file.set_len(len).map_err(io_error("set the length of", path))?;
     Ok(file)
 }

@@ -20,7 +20,7 @@ const MAX_FLUSH_DELAY: Duration = Duration::from_secs(5);
 
 /// So many blobs to be flushed are not waited for others: each keeps two files open, of which a process
 /// may usually have 1024.
-const FLUSH_BLOBS: usize = 128;
+pub(super) const FLUSH_BLOBS: usize = 128;
 
 /// With so many, whoever writes to another one flushes first.
 pub(super) const MAX_UNFLUSHED: usize = 256;

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::blob::{Blob, Checked};
 use super::files::Files;
-use super::flusher::MAX_UNFLUSHED;
+use super::flusher::{FLUSH_BLOBS, MAX_UNFLUSHED};
 use super::index::{Batch, Index};
 use super::layout::{Layout, sync_file_system};
 use super::record::{BlobInfo, Record};
@@ -297,8 +297,10 @@ impl Shared {
         if !pending.closing {
             pending.blobs.push(blob);
             self.metrics.store_unflushed_blobs.inc();
-            drop(pending);
-            self.wake.notify_all();
+            // The flusher waits for the first one, and then for time to pass or for so many.
+            if matches!(pending.blobs.len(), 1 | FLUSH_BLOBS) {
+                self.wake.notify_all();
+            }
         }
     }
 

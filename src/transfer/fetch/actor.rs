@@ -40,7 +40,8 @@ const MAX_AHEAD_GROUPS: u64 = 16 * MAX_RANGE_LEN / GROUP_LEN;
 /// that breaking it off would cost.
 const DRAIN_LEN: u64 = SEGMENT_LEN as u64;
 
-/// How long a task without work stays, to spare the next reader the questions.
+/// How long a task without work stays, to spare the next reader the questions. Once the store has all of
+/// the blob there is nothing left to ask.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What readers want of the task.
@@ -161,6 +162,7 @@ impl Actor {
     async fn run(mut self) {
         self.load_blob();
         let mut idle_since = Instant::now();
+        let mut is_whole = false;
         loop {
             let now = Instant::now();
             self.prune();
@@ -174,11 +176,11 @@ impl Actor {
                 idle_since = now;
             } else if self.drained || self.is_closing() {
                 break;
-            } else {
+            } else if let Some(blob) = self.blob.take() {
                 // Nobody here needs it: it may be evicted.
-                self.blob = None;
+                is_whole = blob.is_complete();
             }
-            let linger = if self.shared.is_crowded() { Duration::ZERO } else { LINGER };
+            let linger = if is_whole || self.shared.is_crowded() { Duration::ZERO } else { LINGER };
             let wake = if idle { idle_since + linger } else { self.next_wake(now) };
             tokio::select! {
                 command = self.commands.recv(), if !self.drained => match command {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::sending::Sent;
 use super::turns::Turn;
 use super::{SEND_DEADLINE, ServeError, Server, send};
-use crate::ids::{BlobRange, Priority};
+use crate::ids::{BlobRange, HaveKey, PeerId, Priority};
 use crate::store::{Blob, StoreError};
 use crate::transfer::TransferState;
 use crate::transfer::buffers::SEGMENT_LEN;
@@ -19,23 +19,30 @@ use crate::transport::BoxLane;
 use crate::verify::{GROUP_LEN, bytes_of, group_count, groups_of, with_last_group};
 use crate::wire::{Found, Have, HaveAnswer, HaveReply, MAX_HAVE_RANGES, Message, NotFound, Request, encode};
 
+/// Have-keys up to which the index is asked at once: a look into it takes less than another thread to do it.
+const FEW_KEYS: usize = 8;
+
 impl Server {
     pub(super) async fn answer_have(self: &Arc<Self>, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
         let (server, peer) = (self.clone(), lane.peer());
-        let answers = tokio::task::spawn_blocking(move || {
-            let mut room = MAX_HAVE_RANGES;
-            have.keys
-                .iter()
-                .map(|key| match server.store.find(key) {
-                    Ok(Some((hash, _))) if !server.may_have(&peer, &hash) => HaveAnswer::None,
-                    Ok(Some((_, info))) if info.complete => HaveAnswer::Complete,
-                    Ok(Some((hash, _))) => partial_answer(server.store.blob(&hash), &mut room),
-                    Ok(None) | Err(_) => HaveAnswer::None,
-                })
-                .collect()
-        });
-        let answers = answers.await.map_err(|error| ServeError::Store(error.to_string()))?;
+        let answers = if have.keys.len() <= FEW_KEYS {
+            server.have_answers(&peer, &have.keys)
+        } else {
+            let answers = tokio::task::spawn_blocking(move || server.have_answers(&peer, &have.keys));
+            answers.await.map_err(|error| ServeError::Store(error.to_string()))?
+        };
         send(lane, &Message::HaveReply(HaveReply { answers })).await
+    }
+
+    fn have_answers(&self, peer: &PeerId, keys: &[HaveKey]) -> Vec<HaveAnswer> {
+        let mut room = MAX_HAVE_RANGES;
+        let answer = |key| match self.store.find(key) {
+            Ok(Some((hash, _))) if !self.may_have(peer, &hash) => HaveAnswer::None,
+            Ok(Some((_, info))) if info.complete => HaveAnswer::Complete,
+            Ok(Some((hash, _))) => partial_answer(self.store.blob(&hash), &mut room),
+            Ok(None) | Err(_) => HaveAnswer::None,
+        };
+        keys.iter().map(answer).collect()
     }
 
     pub(super) async fn answer_request(
