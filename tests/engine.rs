@@ -327,3 +327,19 @@ async fn a_transfer_can_be_seen_and_cancelled_and_leaves_nothing() {
     assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
     node.assert_at_rest().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_group_that_proves_the_size_is_not_asked_for_again_while_it_is_passed_on() {
+    const BLOBS: u64 = 400;
+    let network = MemoryNetwork::new();
+    let (holder, node) = (TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[1]));
+    let size = 6 * GROUP as u64;
+    for seed in 0..BLOBS {
+        let hash = holder.hold(&content(seed, size as usize));
+        assert_eq!(node.engine.size(hash).await, Ok(size));
+        let last = BlobRange::new(size - 1, size);
+        node.engine.open(hash, size).read(last, Priority::Foreground).await.unwrap();
+    }
+    // The first 64 KiB and the last group of each.
+    assert_eq!(node.metrics.fetched_bytes.get(), BLOBS * 5 * GROUP as u64);
+}

@@ -334,8 +334,12 @@ impl Actor {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Size(size) => {
+            Event::Size { flight: number, size, groups } => {
                 self.shared.remember_size(self.hash, size);
+                // The last group was not among those asked for; nobody else is to be asked for it now.
+                if let Some(flight) = self.flights.get_mut(&number) {
+                    flight.left.extend(groups);
+                }
                 self.note_size(size);
             }
             Event::Segment { flight: number, first, bytes } => {

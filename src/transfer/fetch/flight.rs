@@ -39,8 +39,8 @@ const MAX_WRITES: usize = 2;
 /// What an exchange reports to the fetch task.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The size is proven.
-    Size(u64),
+    /// The size is proven; `groups` have come with it, and `flight` passes them on next.
+    Size { flight: u64, size: u64, groups: Vec<Range<u64>> },
     /// Verified whole groups from `first` on have come with `flight`.
     Segment { flight: u64, first: u64, bytes: Bytes },
     /// These groups are in the store, or could not be written and never will be.
@@ -197,8 +197,10 @@ impl Sink for Delivery {
         self.held_back.push((first, bytes));
         if last {
             self.size_known = true;
-            let _ = self.outlet.events.send(Event::Size(size)).await;
-            for (first, bytes) in std::mem::take(&mut self.held_back) {
+            let held_back = std::mem::take(&mut self.held_back);
+            let groups = held_back.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
+            let _ = self.outlet.events.send(Event::Size { flight: self.number, size, groups }).await;
+            for (first, bytes) in held_back {
                 self.pass_on(first, bytes).await;
             }
         }
