@@ -154,7 +154,10 @@ impl fuser::Filesystem for Adapter {
                 });
             }
             LookupStep::Check(hash, size) => {
-                self.spawn("lookup", move |fs| async move { reply_lookup(fs.check_small(hash, size).await, reply) });
+                let caller = request.pid();
+                self.spawn("lookup", move |fs| async move {
+                    reply_lookup(unless_told_to_end(caller, fs.check_small(hash, size)).await, reply);
+                });
             }
         });
     }

@@ -18,6 +18,7 @@ mod programs;
 mod reading;
 mod restart;
 mod rustc;
+mod silent;
 mod supervised;
 mod toolchains;
 mod trust;
