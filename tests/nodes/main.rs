@@ -12,6 +12,7 @@ mod failover;
 mod git;
 mod keeping;
 mod limits;
+mod listing;
 mod modes;
 mod node;
 mod programs;
