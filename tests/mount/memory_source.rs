@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use byhash::ids::{BlobRange, ContentHash, PeerId};
-use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
+use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage, WholeFile};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
@@ -252,9 +253,11 @@ impl BlobReader for MemoryReader {
         Box::pin(self.source.answer(answer, bytes))
     }
 
-    fn whole_file(&self) -> Option<File> {
+    fn whole_file(&self) -> Option<WholeFile> {
         let path = self.source.0.blobs.lock().get(&self.hash)?.whole.clone()?;
-        File::open(path).ok()
+        let file = Arc::new(File::open(path).ok()?);
+        let metadata = file.metadata().ok()?;
+        Some(WholeFile { file, identity: (metadata.dev(), metadata.ino()) })
     }
 
     fn prefetch(&self, range: BlobRange) {
