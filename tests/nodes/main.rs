@@ -9,6 +9,7 @@ mod content;
 mod damage;
 mod errnos;
 mod failover;
+mod fstab;
 mod git;
 mod keeping;
 mod limits;
