@@ -6,7 +6,9 @@
 //! * small files: opened, read and closed, each once a round; and
 //! * stat: looked at.
 //!
-//! Warm: the node has the bytes, and on both sides they were read from the disk into memory before. And cold, the holder being this
+//! Warm: the node has the bytes, and both sides have them in memory: as they were read from the disk, and
+//! before that once as they were written, a segment at a time, which is how a file is that was just fetched. The small
+//! files have the same names on both sides, in directories of the same depth. And cold, the holder being this
 //! process and the reader a fresh node of its own each round: `cat` of the blob beside the floor of bare
 //! lanes, and a page of a large blob, in bytes on the wire and round trips.
 //!
@@ -27,11 +29,15 @@ use std::time::Instant;
 use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
 use byhash::store::import::{Source, stage};
+use byhash::transfer::SEGMENT_LEN;
 use support::mounted::{Mounted, read};
 use support::{LANES, add, config, floor, median, pseudo_random, setting};
 
 /// Bytes of a small file: one group with its odd end.
 const SMALL_LEN: usize = 3000;
+
+/// What is compared.
+const SIDES: [&str; 2] = ["ext4", "mount"];
 
 /// Bytes of a page read at random.
 const PAGE_LEN: usize = 4096;
@@ -57,7 +63,7 @@ fn main() {
     let units = ["MB/s", "reads/s", "MB/s", "files/s", "files/s"];
     let mut rates = vec![[Vec::new(), Vec::new()]; names.len()];
     let mut cold = [Vec::new(), Vec::new()];
-    let mut just_fetched = Vec::new();
+    let mut as_written = [Vec::new(), Vec::new()];
     for round in 0..rounds {
         let state = dir.path().join(format!("round-{round}"));
         std::fs::create_dir(&state).unwrap();
@@ -65,14 +71,20 @@ fn main() {
         let mount = Mounted::start(&state, &peer);
         let file = mount.file(hash);
         cold[1].push(len as f64 / 1e6 / read(&file, len).as_secs_f64());
-        let links: Vec<_> = small.iter().map(|(hash, _)| mount.file(*hash)).collect();
-        let plains: Vec<_> = small.iter().map(|(_, path)| path.clone()).collect();
+        let links: Vec<_> = small.iter().map(|hash| mount.file(*hash)).collect();
+        let plains: Vec<_> = small.iter().map(|hash| plain_place(dir.path()).join(hash.to_string())).collect();
         let first = small_rate(&links);
         println!("round {round}: small files, cold {first:>10.0} files/s");
         println!("round {round}: {}", mount.status()["mount"][0].as_str().unwrap());
         let content = mount.content_file(hash);
-        just_fetched.push(len as f64 / 1e6 / read(&file, len).as_secs_f64());
-        println!("round {round}: just fetched  {:>10.0} MB/s", just_fetched[round]);
+        let segments = write_in_segments(&state.join("segments"), &plain);
+        for (side, path) in [&segments, &file].into_iter().enumerate() {
+            // What nobody has touched for some seconds is slower to read once.
+            read(path, len);
+            as_written[side].push(len as f64 / 1e6 / read(path, len).as_secs_f64());
+            println!("round {round}: as written    {:<6} {:>10.0} MB/s", SIDES[side], as_written[side][round]);
+        }
+        std::fs::remove_file(segments).unwrap();
         // Whoever wrote a file decides in what pieces the kernel keeps it; read from the disk, both are alike.
         [&plain, &content].into_iter().for_each(|path| drop_from_memory(path));
         // In turns, so that whatever else the machine does meets both.
@@ -87,8 +99,7 @@ fn main() {
             ];
             for (row, figure) in figures.into_iter().enumerate() {
                 rates[row][side].push(figure);
-                let side = ["ext4", "mount"][side];
-                println!("round {round}: {:<13} {side:<6} {figure:>10.0} {}", names[row], units[row]);
+                println!("round {round}: {:<13} {:<6} {figure:>10.0} {}", names[row], SIDES[side], units[row]);
             }
         }
         let passed = mount.metric("opens_passed_through");
@@ -101,13 +112,29 @@ fn main() {
         let (plain, mount) = (median(plain), median(mount));
         println!("{name:<13} ext4 {plain:>10.0}   mount {mount:>10.0} {unit:<8} {:>5.2}", mount / plain);
     }
-    println!("sequential, just fetched and so in memory as it was written: mount {:.0} MB/s", median(&just_fetched));
+    let [plain, mount] = as_written.each_ref().map(|figures| median(figures));
+    println!("as written    ext4 {plain:>10.0}   mount {mount:>10.0} MB/s     {:>5.2}", mount / plain);
     let (floor, cat) = (median(&cold[0]), median(&cold[1]));
     println!("cold cat      floor {floor:>9.0}   mount {cat:>10.0} MB/s     {:>5.2}", cat / floor);
     if large > 0 {
         page_of_large(&runtime, &holder, &home, dir.path(), &peer, large as u64);
     }
     runtime.block_on(holder.shutdown());
+}
+
+/// Where the plain small files lie: as deep as the mounted ones.
+fn plain_place(dir: &Path) -> PathBuf {
+    dir.join("plainly/mount/by-hash")
+}
+
+/// Writes what is in `from` to `path` in the pieces in which what is fetched is written.
+fn write_in_segments(path: &Path, from: &Path) -> PathBuf {
+    let bytes = std::fs::read(from).unwrap();
+    let file = File::create(path).unwrap();
+    for (number, segment) in bytes.chunks(SEGMENT_LEN).enumerate() {
+        file.write_all_at(segment, (number * SEGMENT_LEN) as u64).unwrap();
+    }
+    path.to_owned()
 }
 
 /// Small files, each its own content, plain and held by `holder`.
@@ -117,14 +144,14 @@ fn small_files(
     home: &Path,
     dir: &Path,
     count: usize,
-) -> Vec<(ContentHash, PathBuf)> {
-    let dir = dir.join("small");
-    std::fs::create_dir(&dir).unwrap();
+) -> Vec<ContentHash> {
+    let place = plain_place(dir);
+    std::fs::create_dir_all(&place).unwrap();
     let bytes = pseudo_random(SMALL_LEN + count);
     let one = |n: usize| {
-        let path = dir.join(n.to_string());
+        let path = place.join(ContentHash::of(&bytes[n..n + SMALL_LEN]).to_string());
         std::fs::write(&path, &bytes[n..n + SMALL_LEN]).unwrap();
-        (add(runtime, holder, home, &path), path)
+        add(runtime, holder, home, &path)
     };
     (0..count).map(one).collect()
 }

@@ -186,7 +186,15 @@ fn no_hardening_hides_the_mount_and_the_supervisor_is_told() {
         for line in text.lines() {
             assert!(!hiding.iter().any(|word| line.starts_with(word)), "{name}: {line}");
         }
-        for line in ["Type=notify", "WatchdogSec=30", "Restart=on-failure", "RestartSec=1", "NoNewPrivileges=yes"] {
+        for line in [
+            "Type=notify",
+            "WatchdogSec=30",
+            "Restart=on-failure",
+            "RestartSec=1",
+            "RestartPreventExitStatus=2",
+            "StartLimitIntervalSec=0",
+            "NoNewPrivileges=yes",
+        ] {
             assert!(text.lines().any(|have| have == line), "{name} lacks {line}");
         }
     }

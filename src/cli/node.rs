@@ -42,6 +42,7 @@ pub(super) async fn running_node(state: &StateDir) -> Result<Client, CommandErro
 
 /// Runs a node, with a mount if `mountpoint` is given, until it is told to end.
 pub(super) fn run_node(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+    daemon::raise_descriptor_limit();
     let runtime =
         daemon::runtime().map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
     let lived = runtime.block_on(live(config, mountpoint));

@@ -9,4 +9,4 @@ pub mod status;
 
 pub use mend::MendError;
 pub use node::Node;
-pub use runtime::runtime;
+pub use runtime::{raise_descriptor_limit, runtime};

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use crate::fuse::MountModes;
 use crate::holders::{self, Holders, hints};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
-use crate::store::Store;
 use crate::store::import::StagedBlob;
+use crate::store::{Store, StoreError};
 use crate::transfer::{BlobSource, BlobState, BufferBudget, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
 use crate::verify::bytes_of;
@@ -29,6 +30,13 @@ const FETCH_DRAIN: Duration = Duration::from_secs(4);
 
 /// How long the serving side may take to end at a shutdown, its own drain included.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
+
+/// How long the store may be in use by a process that does not answer on the control socket: a command
+/// that will soon be done, or a node that is ending, as after `umount` before `mount`.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+const _: () = assert!(LOCK_WAIT.as_secs() > SHUTDOWN_DEADLINE.as_secs());
 
 /// A running node.
 pub struct Node {
@@ -59,7 +67,7 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let secret = config.secret_file.as_deref().map(NetworkSecret::load).transpose()?;
         let identity = Identity::load_or_create(&config.state.key())?;
-        let store = Store::open(config.store(), metrics.clone())?;
+        let store = open_store(config, &metrics).await?;
         if config.mount.verify == Verify::Always {
             store.check_every_read();
         }
@@ -236,6 +244,20 @@ impl Node {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!("the store could not be flushed: {error}"),
             Err(_) => tracing::error!("the store could not be flushed"),
+        }
+    }
+}
+
+/// Opens the store, which another node may be about to leave.
+async fn open_store(config: &NodeConfig, metrics: &Arc<Metrics>) -> Result<Store, StoreError> {
+    let end = Instant::now() + LOCK_WAIT;
+    let socket = config.state.control_socket();
+    loop {
+        match Store::open(config.store(), metrics.clone()) {
+            Err(StoreError::Locked { .. }) if Instant::now() < end && UnixStream::connect(&socket).is_err() => {
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            opened => return opened,
         }
     }
 }

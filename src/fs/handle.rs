@@ -1,6 +1,5 @@
 //! Open files.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +10,7 @@ use super::failures::Failures;
 use super::readahead::ReadAhead;
 use super::{Filesystem, FsError, Ino};
 use crate::ids::ContentHash;
-use crate::transfer::{BlobReader, BlobState};
+use crate::transfer::{BlobReader, BlobState, WholeFile};
 
 /// The largest blob, in bytes, that is read and checked as a whole because somebody opened it, so that
 /// later opens pass it through. A larger one is passed through once all of it has been read.
@@ -34,7 +33,7 @@ pub enum Opened {
     /// The blob is to be fetched first, by [`Filesystem::hydrate`]; then its reads come to us.
     Unfetched(u64),
     /// It is read from this content file.
-    Whole(u64, File),
+    Whole(u64, WholeFile),
 }
 
 impl Opened {

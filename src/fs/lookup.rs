@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{ATTR_TTL, Attr, BY_HASH_NAME, Filesystem, FsError, Ino};
+use super::{ATTR_TTL, Attr, BY_HASH_NAME, Filesystem, FsError, Ino, LOOKUP_DEADLINE};
 use crate::ids::ContentHash;
 use crate::transfer::{BlobState, FetchError};
 
-/// How long a caller waits for a lookup at most. A process in LOOKUP cannot be killed before the
-/// reply (the kernel waits for it uninterruptibly), so this is hard and short.
-pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Kept of [`LOOKUP_DEADLINE`] for the way to the kernel and back.
+/// Kept of the deadline for the way to the kernel and back.
 const LOOKUP_MARGIN: Duration = Duration::from_millis(200);
 const _: () = assert!(LOOKUP_MARGIN.as_millis() * 2 < LOOKUP_DEADLINE.as_millis());
 
@@ -91,10 +87,10 @@ impl Filesystem {
         LookupStep::Done(answer)
     }
 
-    /// Asks peers for the size of `hash`, and answers before [`LOOKUP_DEADLINE`]: missing if
+    /// Asks peers for the size of `hash`, and answers before the deadline of lookups: missing if
     /// everybody reachable said that they have none, an error if it could not be found out.
     pub async fn ask_size(&self, hash: ContentHash) -> Result<Lookup, FsError> {
-        let end = Instant::now() + LOOKUP_DEADLINE - LOOKUP_MARGIN;
+        let end = Instant::now() + self.deadlines.lookup - LOOKUP_MARGIN;
         match timeout_at(end, self.source.size(hash)).await {
             Ok(Ok(size)) => {
                 if size <= FIRST_EXCHANGE_LEN && self.passes_through() {
@@ -112,7 +108,7 @@ impl Filesystem {
     /// Checks a small blob that is here, so that its first open is passed through.
     pub async fn check_small(&self, hash: ContentHash, size: u64) -> Result<Lookup, FsError> {
         // A disk that takes longer, or damage that is fetched again: it is streamed.
-        let _ = timeout(LOOKUP_DEADLINE - LOOKUP_MARGIN, self.source.make_whole(hash)).await;
+        let _ = timeout(self.deadlines.lookup - LOOKUP_MARGIN, self.source.make_whole(hash)).await;
         Ok(self.found(hash, size))
     }
 

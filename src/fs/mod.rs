@@ -15,6 +15,7 @@
 //! opens what that gives.
 
 mod attr;
+mod deadlines;
 mod dir;
 mod error;
 mod failures;
@@ -33,12 +34,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 pub use attr::{ATTR_TTL, Attr, BLOCK_SIZE, Kind, MODE, MTIME, Owner};
+pub use deadlines::{Deadlines, LOOKUP_DEADLINE, READ_DEADLINE};
 pub use dir::DirEntry;
 pub use error::FsError;
 pub use handle::Opened;
 pub use inode::Ino;
-pub use lookup::{COMPLETE_TTL, Entry, LOOKUP_DEADLINE, Lookup, LookupStep, NEGATIVE_TTL, NO_NAME_TTL, PARTIAL_TTL};
-pub use read::READ_DEADLINE;
+pub use lookup::{COMPLETE_TTL, Entry, Lookup, LookupStep, NEGATIVE_TTL, NO_NAME_TTL, PARTIAL_TTL};
 pub use statfs::Statfs;
 pub use xattr::{MAX_LISTED_HOLDERS, XattrReply};
 
@@ -62,6 +63,7 @@ pub struct Filesystem {
     passthrough: AtomicBool,
     /// An open waits until the blob is complete here.
     hydrates: bool,
+    deadlines: Deadlines,
 }
 
 impl Filesystem {
@@ -75,12 +77,18 @@ impl Filesystem {
             files: OpenFiles::default(),
             passthrough: AtomicBool::new(false),
             hydrates: false,
+            deadlines: Deadlines::default(),
         }
     }
 
     /// Has every open fetch the whole blob first, for programs that cannot bear an error later.
     pub fn hydrating(self) -> Self {
         Self { hydrates: true, ..self }
+    }
+
+    /// Has callers wait for so long instead of the default.
+    pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
     }
 
     /// Whether whole blobs get nodes of their own, whose opens are [`Opened::Whole`], from now on.

@@ -11,12 +11,7 @@ use super::{Filesystem, FsError};
 use crate::ids::BlobRange;
 use crate::transfer::{BlobReader, FetchError, Priority};
 
-/// How long one read waits for its bytes while none arrive. A program that handles SIGINT gets it
-/// only after the read, so this is what a person can bear; the engine notices a silent holder far
-/// earlier, so what takes longer than this is not coming.
-pub const READ_DEADLINE: Duration = Duration::from_secs(10);
-
-/// What must have arrived in a [`READ_DEADLINE`] for the read to get another one, in bytes, in
+/// What must have arrived within the deadline of reads for the read to get another one, in bytes, in
 /// order from its beginning. The kernel reads up to 1 MiB at once, and a link that brings it in
 /// 20 s is slow, not dead. A read thus ends within 8 deadlines at the latest.
 const PROGRESS: u64 = 128 * 1024;
@@ -37,7 +32,7 @@ impl Filesystem {
     }
 
     /// Reads `len` bytes at `offset` of the file open as `handle`: all of them up to the end of
-    /// the file, never fewer. Fails when [`READ_DEADLINE`] passes without progress. A range that
+    /// the file, never fewer. Fails when the deadline of reads passes without progress. A range that
     /// failed a moment ago fails again at once; a part of it, unless it is at hand.
     pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let result = self.read_uncounted(handle, offset, len).await;
@@ -63,7 +58,7 @@ impl Filesystem {
             return at_hand.ok_or_else(|| error.into());
         }
         note_read(&file, range);
-        match read_while_it_comes(&*file.reader, range).await {
+        match read_while_it_comes(&*file.reader, range, self.deadlines.read).await {
             Ok(bytes) if bytes.len() as u64 == range.len() => Ok(bytes),
             Ok(bytes) => Err(FsError::WrongLength { wanted: range.len(), got: bytes.len() as u64 }),
             Err(error) => {
@@ -94,11 +89,15 @@ fn note_read(file: &OpenFile, range: BlobRange) {
 }
 
 /// Reads `range`, giving up when a deadline passes in which too little of it arrived.
-async fn read_while_it_comes(reader: &dyn BlobReader, range: BlobRange) -> Result<Bytes, FetchError> {
+async fn read_while_it_comes(
+    reader: &dyn BlobReader,
+    range: BlobRange,
+    deadline: Duration,
+) -> Result<Bytes, FetchError> {
     let mut wanted = reader.read(range, Priority::Foreground);
     let mut arrived = range.start;
     loop {
-        if let Ok(outcome) = timeout(READ_DEADLINE, &mut wanted).await {
+        if let Ok(outcome) = timeout(deadline, &mut wanted).await {
             return outcome;
         }
         let next = BlobRange::new(arrived, arrived.saturating_add(PROGRESS));

@@ -6,7 +6,6 @@
 //! panic is answered too.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +26,7 @@ use super::caller::unless_told_to_end;
 use super::mode::MountModes;
 use super::replies::{errno, file_attr, file_type, ino, reply_lookup, reply_xattr};
 use crate::fs::{ATTR_TTL, Filesystem, LookupStep, Opened};
+use crate::transfer::WholeFile;
 
 /// How many requests of its own, such as read-ahead, the kernel may have under way. Its default
 /// of 12 starves read-ahead of several files; each is at most [`MAX_READ_LEN`](super::MAX_READ_LEN).
@@ -67,7 +67,7 @@ impl Adapter {
     }
 
     /// Answers an open of a node that is passed through.
-    fn open_whole(&self, node: INodeNo, handle: u64, file: &File, reply: ReplyOpen) {
+    fn open_whole(&self, node: INodeNo, handle: u64, file: &WholeFile, reply: ReplyOpen) {
         let refused = match self.backings.open(ino(node), handle, file, reply) {
             Ok(()) => return,
             Err(refused) => refused,
@@ -154,7 +154,10 @@ impl fuser::Filesystem for Adapter {
                 });
             }
             LookupStep::Check(hash, size) => {
-                self.spawn("lookup", move |fs| async move { reply_lookup(fs.check_small(hash, size).await, reply) });
+                let caller = request.pid();
+                self.spawn("lookup", move |fs| async move {
+                    reply_lookup(unless_told_to_end(caller, fs.check_small(hash, size)).await, reply);
+                });
             }
         });
     }

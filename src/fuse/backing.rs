@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
 use parking_lot::Mutex;
 
 use crate::fs::Ino;
+use crate::transfer::WholeFile;
 
 /// `FUSE_DEV_IOC_BACKING_CLOSE` of linux/fuse.h: `_IOW(229, 2, uint32_t)`. fuser has it for the ids of
 /// its replies only.
@@ -94,7 +94,7 @@ pub(super) struct Backings {
 
 impl Backings {
     /// Answers an open of `node`, which was given `handle`, by passing it through to `file`.
-    pub fn open(&self, node: Ino, handle: u64, file: &File, reply: ReplyOpen) -> Result<(), Refused> {
+    pub fn open(&self, node: Ino, handle: u64, file: &WholeFile, reply: ReplyOpen) -> Result<(), Refused> {
         let id = match self.id(node, file, &reply) {
             Ok(Some(id)) => id,
             Ok(None) => return Err(Refused::OtherFile(reply)),
@@ -106,19 +106,17 @@ impl Backings {
     }
 
     /// The id of `file` for one more open of `node`; `None` if others have the node open with another.
-    fn id(&self, node: Ino, file: &File, reply: &ReplyOpen) -> io::Result<Option<Arc<BackingId>>> {
-        let metadata = file.metadata()?;
-        let this = (metadata.dev(), metadata.ino());
+    fn id(&self, node: Ino, whole: &WholeFile, reply: &ReplyOpen) -> io::Result<Option<Arc<BackingId>>> {
         let mut open = self.open.lock();
         if let Some(backing) = open.get_mut(&node) {
-            if backing.file != this {
+            if backing.file != whole.identity {
                 return Ok(None);
             }
             backing.opens += 1;
             return Ok(Some(backing.id.clone()));
         }
-        let id = Arc::new(reply.open_backing(file)?);
-        open.insert(node, Backing { id: id.clone(), file: this, opens: 1 });
+        let id = Arc::new(reply.open_backing(&*whole.file)?);
+        open.insert(node, Backing { id: id.clone(), file: whole.identity, opens: 1 });
         Ok(Some(id))
     }
 

@@ -28,8 +28,8 @@ const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Does `work` for the thread `id`, unless that is told to end meanwhile. 0 is a thread that cannot be
-/// seen from here; it waits.
+/// Does `work` for the thread `id`, unless that ends or is told to meanwhile. 0 is a thread that cannot be
+/// seen from here; it waits. What was read ahead for a thread that is gone, another that wants it asks for anew.
 pub(super) async fn unless_told_to_end<T>(
     id: u32,
     work: impl Future<Output = Result<T, FsError>>,
@@ -38,10 +38,17 @@ pub(super) async fn unless_told_to_end<T>(
     loop {
         match tokio::time::timeout(LOOK_INTERVAL, &mut work).await {
             Ok(result) => return result,
-            Err(_elapsed) if is_told_to_end(id) => return Err(FsError::Interrupted),
+            Err(_elapsed) if is_gone(id) || is_told_to_end(id) => return Err(FsError::Interrupted),
             Err(_elapsed) => {}
         }
     }
+}
+
+/// Whether there is no thread `id` any more. Not told from `/proc`, which may hide those of other users.
+fn is_gone(id: u32) -> bool {
+    let Ok(id) = i32::try_from(id) else { return false };
+    // SAFETY: kill has no memory preconditions, and signal 0 does nothing.
+    id != 0 && unsafe { libc::kill(id, 0) } != 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Whether a signal is pending for the thread `id` that ends it, or asks it to.

@@ -23,6 +23,15 @@ const TOUCH_INTERVAL_MS: u64 = 60_000;
 /// it. Says nothing of a file with another stamp.
 pub(super) type Checked = (Stamp, RangeSet<u64>);
 
+/// The content file of a blob that is whole, for whoever reads it without us.
+#[derive(Debug, Clone)]
+pub struct WholeFile {
+    /// Open for reading; nobody may write to it.
+    pub file: Arc<File>,
+    /// Its device and inode number: a blob that was mended has another.
+    pub identity: (u64, u64),
+}
+
 /// A blob of which something is held, or is about to be. All handles to a blob are this one.
 #[derive(Debug)]
 pub struct Blob {

@@ -1,9 +1,10 @@
 //! The two files of a blob, open.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,7 +35,7 @@ const STAMP_AGE_NS: i128 = 50_000_000;
 /// Content and outboard of a blob, open.
 #[derive(Debug)]
 pub(super) struct Files {
-    pub content: File,
+    pub content: Arc<File>,
     pub content_path: PathBuf,
     /// None for a blob of one group.
     pub outboard: Option<File>,
@@ -67,7 +68,7 @@ impl Files {
             len => Some(create_file(&outboard_path, len)?),
         };
         Ok(Self {
-            content,
+            content: Arc::new(content),
             content_path,
             outboard,
             outboard_path,
@@ -80,23 +81,22 @@ impl Files {
     /// Opens the files of a blob that the index knows. [`StoreError::Missing`] if one is not there or has another length.
     pub fn open(layout: &Layout, hash: &ContentHash, size: u64) -> Result<Self, StoreError> {
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
-        let content = open_file(&content_path, false)?.filter(|file| has_len(file, size));
+        let content = open_file(&content_path, false)?.filter(|(_, metadata)| metadata.len() == size);
         let missing = |path: &Path| StoreError::Missing { hash: *hash, path: path.to_owned() };
-        let mut content = content.ok_or_else(|| missing(&content_path))?;
-        let metadata = content.metadata().map_err(io_error("stat", &content_path))?;
+        let (mut content, metadata) = content.ok_or_else(|| missing(&content_path))?;
         let sealed = metadata.mode() & 0o222 == 0;
         if !sealed {
-            content = open_file(&content_path, true)?.ok_or_else(|| missing(&content_path))?;
+            (content, _) = open_file(&content_path, true)?.ok_or_else(|| missing(&content_path))?;
         }
         let outboard = match outboard_len(size) {
             0 => None,
             len => {
-                let file = open_file(&outboard_path, true)?.filter(|file| has_len(file, len));
-                Some(file.ok_or_else(|| missing(&outboard_path))?)
+                let file = open_file(&outboard_path, true)?.filter(|(_, metadata)| metadata.len() == len);
+                Some(file.ok_or_else(|| missing(&outboard_path))?.0)
             }
         };
         Ok(Self {
-            content,
+            content: Arc::new(content),
             content_path,
             outboard,
             outboard_path,
@@ -194,6 +194,11 @@ impl Stamp {
         })
     }
 
+    /// Device and inode number of the file.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     /// Whether a change from now on is sure to make another stamp.
     pub fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i128);
@@ -220,7 +225,7 @@ fn create_file(path: &Path, len: u64) -> Result<File, StoreError> {
 }
 
 /// Opens a file that is not a symbolic link; `None` if it is not there, or not a regular file.
-fn open_file(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
+fn open_file(path: &Path, write: bool) -> Result<Option<(File, Metadata)>, StoreError> {
     let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).write(write).custom_flags(options).open(path) {
         Ok(file) => file,
@@ -229,9 +234,6 @@ fn open_file(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
         }
         Err(error) => return Err(io_error("open", path)(error)),
     };
-    Ok(file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file))
-}
-
-fn has_len(file: &File, len: u64) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.len() == len)
+    let metadata = file.metadata().map_err(io_error("stat", path))?;
+    Ok(metadata.is_file().then_some((file, metadata)))
 }

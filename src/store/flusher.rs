@@ -56,6 +56,8 @@ impl Flusher {
         self.shared.recovery.close();
         self.shared.pending.lock().closing = true;
         self.shared.wake.notify_all();
+        // They hold what they are held by.
+        self.shared.lingering.let_go();
         for thread in self.threads.lock().take().into_iter().flatten() {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {

@@ -129,6 +129,7 @@ impl Shared {
     fn collect(&self, target: Option<u64>) -> Result<Collected, StoreError> {
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
+        self.lingering.let_go();
         self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
         let excess = || match target {
             Some(target) => self.space.usage().used.saturating_sub(target),

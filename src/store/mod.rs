@@ -67,10 +67,12 @@ pub mod import;
 mod index;
 mod keep;
 mod layout;
+mod lingering;
 mod list;
 mod read;
 mod record;
 mod recovery;
+mod room;
 mod scrub;
 mod shared;
 mod space;
@@ -83,7 +85,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use blob::Blob;
+pub use blob::{Blob, WholeFile};
 pub use error::StoreError;
 pub use keep::{Collected, PinOutcome};
 pub use list::{HeldBlob, Page};
@@ -156,7 +158,11 @@ impl Store {
     /// The blob `hash` if any of it is held. All handles to a blob are one; while one lives, the
     /// blob is not evicted and what it holds stays readable. Its files are opened when needed.
     pub fn blob(&self, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
-        Ok(self.shared.open_blob(hash)?.filter(|blob| blob.holds_any()))
+        let blob = self.shared.open_blob(hash)?.filter(|blob| blob.holds_any());
+        if let Some(blob) = blob.as_ref().filter(|blob| blob.is_complete()) {
+            self.shared.lingering.keep(blob);
+        }
+        Ok(blob)
     }
 
     /// The blob `hash`, whose size is proven to be `size` bytes, to be written to. If none of it

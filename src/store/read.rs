@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rangemap::RangeSet;
 
 use super::StoreError;
-use super::blob::Blob;
+use super::blob::{Blob, WholeFile};
 use super::error::io_error;
 use super::files::{Files, Stamp};
 use super::record::content_charge;
@@ -156,13 +156,11 @@ impl Blob {
     /// The content file of a blob that [is whole](Self::is_whole), for whoever reads it without us and
     /// does not write to it.
     /// `None` if it is not; then [`Blob::check`] finds out what it is.
-    pub fn whole_file(&self) -> Option<File> {
+    pub fn whole_file(&self) -> Option<WholeFile> {
         let stamp = self.stamp_of_checked(&(0..group_count(self.size())))?;
         let files = self.files().ok()?;
-        if files.stamp().ok()? != stamp {
-            return None;
-        }
-        files.content.try_clone().ok()
+        let whole = WholeFile { file: files.content.clone(), identity: stamp.identity() };
+        (files.stamp().ok()? == stamp).then_some(whole)
     }
 
     /// The proof of `ranges` (groups: in order, disjoint, not empty) from the outboard, checked up

@@ -16,8 +16,9 @@ use super::files::Files;
 use super::flusher::{FLUSH_BLOBS, MAX_UNFLUSHED};
 use super::index::{Batch, Index};
 use super::layout::{Layout, sync_file_system};
+use super::lingering::Lingering;
 use super::record::{BlobInfo, Record};
-use super::recovery::{ADD_WAIT, Recovery, WRITE_WAIT, Work};
+use super::recovery::{Recovery, Work};
 use super::space::Space;
 use super::{Config, StoreError, claim, sweep};
 use crate::ids::{ContentHash, HaveKey};
@@ -31,9 +32,6 @@ const SYNC_FILE_SYSTEM_FROM: usize = 16;
 /// toolchain or a large build, which would else be checked again each time they are opened. At about
 /// 400 bytes each they take 13 MB.
 const MAX_CHECKED: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
-
-/// Files on their way in are counted at most this often, in milliseconds, while something is written.
-const STAGED_INTERVAL_MS: u64 = 100;
 
 /// The store behind its handles.
 #[derive(Debug)]
@@ -50,14 +48,15 @@ pub(super) struct Shared {
     pub wake: Condvar,
     /// What was found right of blobs that nobody has open now, the ones closed last.
     pub checked: Mutex<LruCache<ContentHash, Checked>>,
+    pub lingering: Lingering,
     open: DashMap<ContentHash, Weak<Blob>>,
     open_by_key: DashMap<HaveKey, ContentHash>,
     /// Held while what changed is made durable and told to the index.
     pub flushing: Mutex<()>,
     clock: AtomicU64,
-    opened_at: Instant,
+    pub opened_at: Instant,
     /// When the files on their way in were counted last, in milliseconds from `opened_at`.
-    staged_looked_at: AtomicU64,
+    pub staged_looked_at: AtomicU64,
     /// When something was written last, in milliseconds from `opened_at`.
     last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
@@ -111,6 +110,7 @@ impl Shared {
             pending: Mutex::default(),
             wake: Condvar::new(),
             checked: Mutex::new(LruCache::new(MAX_CHECKED)),
+            lingering: Lingering::new(),
             open: DashMap::new(),
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),
@@ -392,90 +392,6 @@ impl Shared {
             false
         });
         result
-    }
-
-    /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
-    pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, WRITE_WAIT, || self.space.disk_shortfall(bytes) == 0)
-    }
-
-    /// Charges `bytes` that are already on the disk, evicting blobs if need be.
-    pub fn reserve_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, ADD_WAIT, || true)
-    }
-
-    fn reserve_if(&self, bytes: u64, patience: Duration, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
-        if !self.recovery.wait_until_counted(patience) {
-            return Err(StoreError::Full { wanted: bytes });
-        }
-        self.look_at_staged()?;
-        if disk_has_room() && self.space.charge(bytes) {
-            return Ok(());
-        }
-        if self.space.could_fit(bytes) && !self.nothing_to_evict.load(Ordering::Relaxed) {
-            self.evict(self.space.shortfall(bytes))?;
-            if disk_has_room() && self.space.charge(bytes) {
-                return Ok(());
-            }
-        }
-        Err(StoreError::Full { wanted: bytes })
-    }
-
-    /// Evicts the least recently used blobs that nobody has open, `bytes` bytes or a little more.
-    fn evict(&self, bytes: u64) -> Result<(), StoreError> {
-        // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
-        self.flush()?;
-        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
-        let _structure = self.structure.write();
-        let wanted = bytes.saturating_add(self.space.surplus());
-        let mut freed = 0;
-        while freed < wanted {
-            let step = self.evict_step(wanted - freed, usize::MAX)?;
-            if step.is_empty() {
-                break;
-            }
-            freed += step.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        }
-        self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Evicts the least recently used blobs that nobody has open: `bytes` bytes or a little more, but
-    /// `limit` blobs, or what one commit may change, at most. Tells which, with the bytes of each. The
-    /// caller holds `structure`.
-    pub fn evict_step(&self, bytes: u64, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
-        let limit = limit.min(self.space.entries_per_commit());
-        let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
-        for (hash, record) in &evicted {
-            if let Err(error) = self.layout.unlink(hash) {
-                tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
-            }
-            self.space.release(record.charge());
-            self.space.remove_blob();
-            self.metrics.store_evicted_blobs.inc();
-        }
-        Ok(evicted.into_iter().map(|(hash, record)| (hash, record.charge())).collect())
-    }
-
-    /// Counts what files on their way in take, unless that was done a moment ago.
-    fn look_at_staged(&self) -> Result<(), StoreError> {
-        let now = self.opened_at.elapsed().as_millis() as u64;
-        let last = self.staged_looked_at.load(Ordering::Relaxed);
-        if now.saturating_sub(last) >= STAGED_INTERVAL_MS {
-            self.staged_looked_at.store(now, Ordering::Relaxed);
-            self.space.set_staged(sweep::staged_bytes(&self.layout)?);
-        }
-        Ok(())
-    }
-
-    /// Evicts what is beyond the cap, where something that could not be reserved has taken more.
-    pub fn trim(&self) -> Result<(), StoreError> {
-        self.space.set_staged(sweep::staged_bytes(&self.layout)?);
-        match self.space.shortfall(0) {
-            0 => Ok(()),
-            _ if self.nothing_to_evict.load(Ordering::Relaxed) => Ok(()),
-            bytes => self.evict(bytes),
-        }
     }
 
     /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle

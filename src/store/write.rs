@@ -34,18 +34,32 @@ impl Blob {
                 return Err(error);
             }
         };
-        let written = self.write_files(&files, first, bytes, proof);
+        self.write_to(&files, first, bytes, proof, reserved)
+    }
+
+    /// The same to `files`, which have one writer more for this, with `reserved` bytes charged.
+    pub(super) fn write_to(
+        self: &Arc<Self>,
+        files: &Arc<Files>,
+        first: u64,
+        bytes: &[u8],
+        proof: &Proof,
+        reserved: u64,
+    ) -> Result<(), StoreError> {
+        let groups = groups_from(first, bytes.len());
+        let written = self.write_files(files, first, bytes, proof);
         if let Err(StoreError::Io { .. }) = written {
             self.shared.metrics.store_write_errors.inc();
         }
-        if written.is_err() {
+        let has_written = matches!(written, Ok(true));
+        if !has_written {
             self.shared.space.release(reserved);
         }
-        self.end_write(&files, groups, written.is_ok().then_some((reserved, proof)));
-        if written.is_err() && self.is_unused(&files) {
+        self.end_write(files, groups, has_written.then_some((reserved, proof)));
+        if written.is_err() && self.is_unused(files) {
             self.shared.forget(self)?;
         }
-        written
+        written.map(|_| ())
     }
 
     /// The groups that `len` bytes from `first` on are.
@@ -58,7 +72,7 @@ impl Blob {
     }
 
     /// The files, open for writing and with one writer more; made if there are none.
-    fn begin_write(&self) -> Result<Arc<Files>, StoreError> {
+    pub(super) fn begin_write(&self) -> Result<Arc<Files>, StoreError> {
         if let Some(files) = self.state().files.as_ref().filter(|files| !files.sealed.load(Ordering::Acquire)) {
             files.writers.fetch_add(1, Ordering::Relaxed);
             return Ok(files.clone());
@@ -99,26 +113,27 @@ impl Blob {
         if files.sealed.load(Ordering::Acquire) && !state.complete {
             files = Arc::new(files.replace(layout, &self.hash(), self.size(), &state.held)?);
             state.files = Some(files.clone());
-            state.fresh.clear();
+            debug_assert!(state.fresh.is_empty(), "what is sealed was complete, and nothing was written to it since");
         }
         files.writers.fetch_add(1, Ordering::Relaxed);
         Ok((files, is_new))
     }
 
-    /// Bytes, then proof.
-    fn write_files(&self, files: &Files, first: u64, bytes: &[u8], proof: &Proof) -> Result<(), StoreError> {
+    /// Bytes, then proof. False if others have completed the blob meanwhile: to a complete file nothing is
+    /// written, so should it turn out damaged now, the groups are not held by this.
+    fn write_files(&self, files: &Files, first: u64, bytes: &[u8], proof: &Proof) -> Result<bool, StoreError> {
         if files.sealed.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(false);
         }
         files.content.write_all_at(bytes, first * GROUP_LEN).map_err(io_error("write", &files.content_path))?;
-        let Some(outboard) = &files.outboard else { return Ok(()) };
+        let Some(outboard) = &files.outboard else { return Ok(true) };
         let known = |nodes: &Range<u64>| self.state().nodes.gaps(nodes).next().is_none();
         for (offset, run) in proof.runs() {
             if !known(&nodes_of(offset, run)) {
                 outboard.write_all_at(run, offset).map_err(io_error("write", &files.outboard_path))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether `files` were made for nothing: no group is held and nobody else writes.

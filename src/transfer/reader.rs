@@ -1,6 +1,5 @@
 //! An open blob: its bytes from memory, from the store, from peers, in that order.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use rangemap::RangeSet;
 
 use super::engine::Shared;
 use super::fetch::Destination;
-use super::{BlobReader, BoxFuture, FetchError, Priority};
+use super::{BlobReader, BoxFuture, FetchError, Priority, WholeFile};
 use crate::ids::{BlobRange, ContentHash};
 use crate::store::Blob;
 use crate::verify::{GROUP_LEN, bytes_of, groups_from, groups_of};
@@ -178,7 +177,7 @@ impl BlobReader for Reader {
         })
     }
 
-    fn whole_file(&self) -> Option<File> {
+    fn whole_file(&self) -> Option<WholeFile> {
         self.blob()?.whole_file()
     }
 

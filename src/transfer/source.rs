@@ -1,6 +1,5 @@
 //! What the layers above see of the engine: blobs that can be sized and read.
 
-use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::ids::{BlobRange, ContentHash, PeerId, Priority};
+pub use crate::store::WholeFile;
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -120,7 +120,7 @@ pub trait BlobReader: Send + Sync + 'static {
 
     /// The content file, if the blob is whole (see [`BlobSource::is_whole`]), for whoever reads it
     /// without us. While the reader lives, the cache does not evict the blob.
-    fn whole_file(&self) -> Option<File> {
+    fn whole_file(&self) -> Option<WholeFile> {
         None
     }
 

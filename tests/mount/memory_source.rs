@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use byhash::ids::{BlobRange, ContentHash, PeerId};
-use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
+use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage, WholeFile};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
@@ -20,6 +21,8 @@ pub enum Answer {
     Fail(FetchError),
     /// Never.
     Never,
+    /// Reads that end within the first so many bytes as they should be, others never.
+    Until(u64),
     /// Reads that end within the first so many bytes as they should be, others after so long.
     Late(u64, Duration),
     /// With a panic, at once where the question is first about what is known.
@@ -125,6 +128,12 @@ impl MemorySource {
         }
     }
 
+    /// Whether, within `limit`, nothing is under way any more that will never be answered.
+    pub fn nothing_waits_within(&self, limit: Duration) -> bool {
+        let mut waiting = self.0.waiting.lock();
+        !self.0.changed.wait_while_for(&mut waiting, |waiting| *waiting > 0, limit).timed_out()
+    }
+
     fn note(&self, call: Call) {
         self.0.calls.lock().push(call);
     }
@@ -145,7 +154,7 @@ impl MemorySource {
             }
             Answer::Fail(error) => Err(error),
             Answer::Panic => panic!("a defect in the source, as the test wants it"),
-            Answer::Never => {
+            Answer::Never | Answer::Until(_) => {
                 *self.0.waiting.lock() += 1;
                 self.0.changed.notify_all();
                 let _waiting = Waiting(Arc::clone(&self.0));
@@ -238,15 +247,17 @@ impl BlobReader for MemoryReader {
         let range = range.clip(blob.content.len() as u64);
         let bytes = blob.content.slice(range.start as usize..range.end as usize);
         let answer = match blob.read {
-            Answer::Late(ready, _) if range.end <= ready => Answer::Give,
+            Answer::Late(ready, _) | Answer::Until(ready) if range.end <= ready => Answer::Give,
             other => other,
         };
         Box::pin(self.source.answer(answer, bytes))
     }
 
-    fn whole_file(&self) -> Option<File> {
+    fn whole_file(&self) -> Option<WholeFile> {
         let path = self.source.0.blobs.lock().get(&self.hash)?.whole.clone()?;
-        File::open(path).ok()
+        let file = Arc::new(File::open(path).ok()?);
+        let metadata = file.metadata().ok()?;
+        Some(WholeFile { file, identity: (metadata.dev(), metadata.ino()) })
     }
 
     fn prefetch(&self, range: BlobRange) {

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use byhash::fs::{Filesystem, Owner};
+use byhash::fs::{Deadlines, Filesystem, Owner};
 use byhash::fuse::{Mount, MountError, MountOptions, Passthrough};
 use byhash::ids::ContentHash;
 use byhash::metrics::Metrics;
@@ -32,6 +33,11 @@ fn filesystem(source: &MemorySource) -> Filesystem {
     Filesystem::new(Arc::new(source.clone()), Arc::new(Metrics::default()), owner)
 }
 
+/// The options of a mount that passes whole blobs through.
+pub fn passing_through() -> MountOptions {
+    MountOptions { passthrough: Passthrough::Like("/etc/hostname".into()), ..MountOptions::default() }
+}
+
 /// A mount in a directory of its own. Fields are dropped in this order.
 pub struct Mounted {
     pub mount: Mount,
@@ -48,13 +54,16 @@ impl Mounted {
         Self::with(test, MountOptions::default())
     }
 
-    /// The same, passing whole blobs through. `None` also where that cannot be; in CI it fails.
+    /// The same, passing whole blobs through. `None` also where that cannot be.
     pub fn passing_through(test: &str) -> Option<Self> {
-        let options = MountOptions { passthrough: Passthrough::Like("/etc/hostname".into()), ..Default::default() };
-        let mounted = Self::with(test, options)?;
-        let said = mounted.mount.modes().sentences();
+        Self::with(test, passing_through())?.if_it_passes_through(test)
+    }
+
+    /// Itself, if it passes whole blobs through.
+    pub fn if_it_passes_through(self, test: &str) -> Option<Self> {
+        let said = self.mount.modes().sentences();
         if said[0].starts_with("passthrough: ") {
-            return Some(mounted);
+            return Some(self);
         }
         eprintln!("{test} is skipped: {}", said[0]);
         None
@@ -63,6 +72,15 @@ impl Mounted {
     /// The same; opens fetch the whole blob first.
     pub fn hydrating(test: &str) -> Option<Self> {
         Self::start(test, MountOptions::default(), Filesystem::hydrating)
+    }
+
+    /// The same, as `options` say, and what waits is given up after ten minutes only.
+    pub fn patient(test: &str, options: MountOptions, hydrates: bool) -> Option<Self> {
+        let long = Duration::from_secs(600);
+        Self::start(test, options, |fs| {
+            let fs = fs.with_deadlines(Deadlines { lookup: long, read: long });
+            if hydrates { fs.hydrating() } else { fs }
+        })
     }
 
     /// The same, as `options` say.

@@ -1,55 +1,135 @@
 //! What waits for a silent source can be told to end, and holds up nobody else.
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use byhash::fs::{LOOKUP_DEADLINE, READ_DEADLINE};
 use byhash::fuse::MountOptions;
 use byhash::transfer::{BlobState, FetchError};
 
 use super::memory_source::Answer;
-use super::mounted::Mounted;
+use super::mounted::{Mounted, passing_through};
 
-/// Starts `program` on `arguments`, waits until it waits for the source, signals it, and gives how long
-/// that took to end it.
-fn end_while_it_waits(m: &Mounted, command: &mut Command, signal: i32) -> Duration {
-    let before = m.source.waiting();
-    let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    m.source.wait_for_waiting(before + 1);
-    let start = Instant::now();
+/// How long the end of a program is awaited: far below the ten minutes of a patient mount, so that what
+/// ends within it was not ended by a deadline.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The signals by which people and supervisors end programs.
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGKILL, libc::SIGTERM];
+
+fn signal(child: &Child, signal: i32) {
     // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
     assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0);
-    assert_eq!(child.wait().unwrap().signal(), Some(signal));
-    start.elapsed()
 }
 
-fn cat(path: &std::path::Path) -> Command {
+/// Whether it ends while the mount still has patience.
+fn ends(child: &Child) -> bool {
+    // SAFETY: no pointers; the child is not reaped, so the id is its own.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, and it outlives the call.
+    unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) == 1 }
+}
+
+/// Starts a program that will wait for the source, and returns when it does.
+fn start(m: &Mounted, command: &mut Command) -> Child {
+    let before = m.source.waiting();
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    m.source.wait_for_waiting(before + 1);
+    child
+}
+
+/// Starts a program that will wait for the source, ends it by each signal, and sees that nothing goes on
+/// for it.
+fn ends_by_each_signal(m: &Mounted, place: &str, mut command: impl FnMut(i32) -> Command) {
+    for number in SIGNALS {
+        let mut child = start(m, &mut command(number));
+        signal(&child, number);
+        assert!(ends(&child), "{place}: signal {number} did not end it");
+        assert_eq!(child.wait().unwrap().signal(), Some(number), "{place}");
+        assert!(m.source.nothing_waits_within(PATIENCE), "{place}: something is still fetched for it");
+    }
+}
+
+fn cat(path: &Path) -> Command {
     let mut cat = Command::new("cat");
     cat.arg(path);
     cat
 }
 
+/// Reads past the kernel's cache, `skip` pieces of 64 KiB left out.
+fn direct(path: &Path, skip: usize) -> Command {
+    let mut dd = Command::new("dd");
+    dd.args(["iflag=direct", "bs=64k", &format!("skip={skip}"), &format!("if={}", path.display())]);
+    dd
+}
+
 #[test]
-fn whoever_waits_in_any_call_goes_when_told_to() {
-    let Some(m) = Mounted::new("whoever_waits_in_any_call_goes_when_told_to") else { return };
+fn whoever_waits_in_a_lookup_goes_when_told_to() {
+    let test = "whoever_waits_in_a_lookup_goes_when_told_to";
+    let Some(m) = Mounted::patient(test, MountOptions::default(), false) else { return };
+    ends_by_each_signal(&m, "for the size", |n| cat(&m.file(m.source.absent(&format!("silent {n}"), Answer::Never))));
+    drop(m);
+    let Some(m) = Mounted::patient(test, passing_through(), false) else { return };
+    let Some(m) = m.if_it_passes_through(test) else { return };
+    let small = |n: i32, state, size_known| {
+        m.source.add_with(vec![n as u8; 1000], |blob| {
+            (blob.state, blob.size_known, blob.make_whole) = (state, size_known, Answer::Never);
+        })
+    };
+    ends_by_each_signal(&m, "for a small blob", |n| cat(&m.file(small(n, BlobState::Absent, false))));
+    ends_by_each_signal(&m, "for the check of a small blob", |n| cat(&m.file(small(n, BlobState::Complete, true))));
+}
+
+#[test]
+fn whoever_waits_in_an_open_goes_when_told_to() {
+    let test = "whoever_waits_in_an_open_goes_when_told_to";
+    let Some(m) = Mounted::patient(test, MountOptions::default(), true) else { return };
+    let silent =
+        m.source.add_with("silent", |blob| (blob.state, blob.make_whole) = (BlobState::Partial, Answer::Never));
+    ends_by_each_signal(&m, "an open", |_| cat(&m.file(silent)));
+}
+
+#[test]
+fn whoever_waits_in_a_read_goes_when_told_to() {
+    let test = "whoever_waits_in_a_read_goes_when_told_to";
+    let direct_mount = MountOptions { direct: true, ..MountOptions::default() };
+    for options in [MountOptions::default(), direct_mount] {
+        let Some(m) = Mounted::patient(test, options, false) else { return };
+        // Each with a blob of its own, or the kernel would have the beginning.
+        let blob =
+            |seed: u8, ready: u64| m.source.add_with(vec![seed; 8 << 20], |blob| blob.read = Answer::Until(ready));
+        ends_by_each_signal(&m, "at the beginning", |n| cat(&m.file(blob(n as u8, 0))));
+        ends_by_each_signal(&m, "in the middle", |n| cat(&m.file(blob(100 + n as u8, 4 << 20))));
+        ends_by_each_signal(&m, "directly", |n| direct(&m.file(blob(150 + n as u8, 0)), 0));
+        ends_by_each_signal(&m, "directly, in the middle", |n| direct(&m.file(blob(200 + n as u8, 4 << 20)), 60));
+    }
+}
+
+/// The kernel holds such a program until the read has failed.
+#[test]
+fn a_program_that_handles_the_signal_gets_to_do_so() {
+    let test = "a_program_that_handles_the_signal_gets_to_do_so";
+    let Some(m) = Mounted::patient(test, MountOptions::default(), false) else { return };
     let silent = m.source.add_with(vec![1; 1 << 20], |blob| blob.read = Answer::Never);
-    for signal in [libc::SIGINT, libc::SIGKILL, libc::SIGTERM] {
-        let unknown = m.source.absent(&format!("silent {signal}"), Answer::Never);
-        let lookup = end_while_it_waits(&m, &mut cat(&m.file(unknown)), signal);
-        assert!(lookup < LOOKUP_DEADLINE - Duration::from_millis(300), "in a lookup: {lookup:?}");
-        let read = end_while_it_waits(&m, &mut cat(&m.file(silent)), signal);
-        assert!(read < READ_DEADLINE / 2, "in a read: {read:?}");
-        let mut dd = Command::new("dd");
-        dd.args(["iflag=direct", "bs=64k", "count=1", &format!("if={}", m.file(silent).display())]);
-        let direct = end_while_it_waits(&m, &mut dd, signal);
-        assert!(direct < READ_DEADLINE / 2, "in a read past the cache: {direct:?}");
+    for number in [libc::SIGINT, libc::SIGTERM] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap 'exit 7' INT TERM; read -r line <\"$0\"; exit 8"]).arg(m.file(silent));
+        let mut child = start(&m, &mut shell);
+        signal(&child, number);
+        assert!(ends(&child), "signal {number} did not get through");
+        assert_eq!(child.wait().unwrap().code(), Some(7));
     }
 }
 
 #[test]
-fn an_open_that_fetches_the_whole_blob_first_does_and_can_be_ended() {
-    let Some(m) = Mounted::hydrating("an_open_that_fetches_the_whole_blob_first_does_and_can_be_ended") else {
+fn an_open_that_fetches_the_whole_blob_first_does_or_tells_why_not() {
+    let Some(m) = Mounted::hydrating("an_open_that_fetches_the_whole_blob_first_does_or_tells_why_not") else {
         return;
     };
     let incomplete = |answer: Answer| {
@@ -65,13 +145,9 @@ fn an_open_that_fetches_the_whole_blob_first_does_and_can_be_ended() {
     }
     let no_room = m.source.add_with("no room", |blob| (blob.state, blob.fits) = (BlobState::Partial, false));
     assert_eq!(std::fs::File::open(m.file(no_room)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
-    let silent = incomplete(Answer::Never);
-    for signal in [libc::SIGINT, libc::SIGKILL] {
-        let open = end_while_it_waits(&m, &mut cat(&m.file(silent)), signal);
-        assert!(open < READ_DEADLINE / 2, "{open:?}");
-    }
     assert_eq!(m.fs.open_count(), 1, "what failed is not open");
-    // Nobody tells this one to end: a deadline without a byte does.
+    // A deadline without a byte ends it.
+    let silent = incomplete(Answer::Never);
     assert_eq!(std::fs::File::open(m.file(silent)).unwrap_err().raw_os_error(), Some(libc::ETIMEDOUT));
 }
 

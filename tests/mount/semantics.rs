@@ -7,13 +7,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::ptr::null_mut;
 
 use byhash::fuse::MountOptions;
+use byhash::transfer::FetchError;
 
-use super::memory_source::Call;
+use super::memory_source::{Answer, Call};
 use super::mounted::Mounted;
 
 /// No multiple of a page, and more than the kernel reads ahead.
@@ -71,6 +73,37 @@ fn maps_private_and_shared_show_the_content() {
         }
         assert_eq!(std::fs::read(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()[0], bytes[0]);
     });
+}
+
+/// Tells a copy of this program to touch a map of this file.
+const TOUCH: &str = "BYHASH_TEST_TOUCH_A_MAP_OF";
+
+/// Not a test of its own: the program of [`a_failed_fetch_under_a_map_is_a_sigbus_and_no_lasting_harm`].
+#[test]
+fn touch_a_map() {
+    let Some(path) = std::env::var_os(TOUCH) else { return };
+    // SAFETY: nothing changes the file.
+    let map = unsafe { memmap2::Mmap::map(&File::open(path).unwrap()).unwrap() };
+    println!("\ntouched {}", map[LEN / 2]);
+}
+
+#[test]
+fn a_failed_fetch_under_a_map_is_a_sigbus_and_no_lasting_harm() {
+    let test = "a_failed_fetch_under_a_map_is_a_sigbus_and_no_lasting_harm";
+    let direct = MountOptions { direct: true, ..MountOptions::default() };
+    for m in [Mounted::new(test), Mounted::with(test, direct)].into_iter().flatten() {
+        let hash = m.source.add_with(content(), |blob| blob.read = Answer::Fail(FetchError::Unreachable));
+        let touch = || {
+            let mut program = Command::new(std::env::current_exe().unwrap());
+            program.args(["--exact", "semantics::touch_a_map", "--nocapture"]).env(TOUCH, m.file(hash));
+            program.output().unwrap()
+        };
+        assert_eq!(touch().status.signal(), Some(libc::SIGBUS));
+        m.source.alter(hash, |blob| blob.read = Answer::Give);
+        let output = touch();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains(&format!("touched {}\n", content()[LEN / 2])), "{said}");
+    }
 }
 
 #[test]
@@ -216,12 +249,14 @@ fn nothing_is_changed_made_or_linked() {
             assert!(returned == -1 && matches!(errno, Some(libc::EROFS | libc::EPERM)), "{what}: {errno:?}");
         };
         let c = |path: &PathBuf| CString::new(path.as_os_str().as_bytes()).unwrap();
-        let (file, new) = (c(&path), c(&m.by_hash().join("new")));
-        let (file, new) = (file.as_ptr(), new.as_ptr());
+        let (file, new, directory) = (c(&path), c(&m.by_hash().join("new")), c(&m.by_hash()));
+        let (file, new, directory) = (file.as_ptr(), new.as_ptr(), directory.as_ptr());
         // SAFETY: each call has strings that end in zero, and null where that is allowed.
         unsafe {
             refused("open for writing", libc::open(file, libc::O_RDWR));
+            refused("open to append", libc::open(file, libc::O_WRONLY | libc::O_APPEND));
             refused("open to truncate", libc::open(file, libc::O_RDONLY | libc::O_TRUNC));
+            refused("open without a name", libc::open(directory, libc::O_TMPFILE | libc::O_RDWR, 0o600));
             refused("creat", libc::creat(new, 0o644));
             refused("truncate", libc::truncate(file, 0));
             refused("chmod", libc::chmod(file, 0o777));
@@ -232,9 +267,23 @@ fn nothing_is_changed_made_or_linked() {
             refused("rename", libc::rename(file, new));
             refused("unlink", libc::unlink(file));
             refused("mkdir", libc::mkdir(new, 0o755));
+            refused("rmdir", libc::rmdir(directory));
             refused("mknod", libc::mknod(new, libc::S_IFIFO | 0o644, 0));
             refused("setxattr", libc::setxattr(file, c"user.x".as_ptr(), c"y".as_ptr().cast(), 1, 0));
+            refused("removexattr", libc::removexattr(file, c"user.byhash.state".as_ptr()));
+            let open = libc::open(file, libc::O_RDONLY);
+            refused("fchmod", libc::fchmod(open, 0o777));
+            refused("fchown", libc::fchown(open, 1, 1));
+            refused("futimens", libc::futimens(open, std::ptr::null()));
+            // What is open for reading only cannot be written to, as on any file system.
+            assert_eq!((libc::write(open, c"x".as_ptr().cast(), 1), last_errno()), (-1, Some(libc::EBADF)));
+            assert_eq!((libc::ftruncate(open, 0), last_errno()), (-1, Some(libc::EINVAL)));
+            assert_eq!((libc::fallocate(open, 0, 0, 1), last_errno()), (-1, Some(libc::EBADF)));
+            libc::close(open);
         }
+        let reopened =
+            OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", File::open(&path).unwrap().as_raw_fd()));
+        assert!(reopened.is_err());
         assert!(std::fs::read(&path).unwrap() == bytes);
     });
 }

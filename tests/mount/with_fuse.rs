@@ -208,6 +208,18 @@ fn extended_attributes_tell_state_and_holders() {
 }
 
 #[test]
+fn the_kernels_read_ahead_is_what_is_told_of_it() {
+    let Some(m) = Mounted::new("the_kernels_read_ahead_is_what_is_told_of_it") else { return };
+    let device = std::fs::metadata(m.directory.path()).unwrap().dev();
+    let file = format!("/sys/class/bdi/{}:{}/read_ahead_kb", libc::major(device), libc::minor(device));
+    let window = std::fs::read_to_string(file).unwrap();
+    let told = m.mount.modes().sentences().remove(1);
+    let is_raised = told == "the kernel reads ahead 1024 KiB" && window == "1024\n";
+    // Only root may, and where /sys can be written to.
+    assert!(is_raised || told.contains("could not be raised") && window != "1024\n", "{told}, in fact {window}");
+}
+
+#[test]
 fn a_reader_of_a_silent_holder_can_be_killed() {
     let Some(m) = Mounted::new("a_reader_of_a_silent_holder_can_be_killed") else { return };
     let hash = m.source.add_with(content(1 << 20), |blob| blob.read = Answer::Never);

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::content::{MIB, content, hash_of, hash_of_file};
 use super::node::{Node, Sandbox, asking, eventually, fuse_is_here, run, stdout};
@@ -102,30 +102,6 @@ fn a_file_is_fetched_whole_by_its_open_when_that_is_asked_for() {
     let mut read = Vec::new();
     file.read_to_end(&mut read).unwrap();
     assert!(read == bytes);
-}
-
-#[test]
-fn a_silent_holder_holds_up_nobody_but_those_who_want_its_bytes_and_they_can_go() {
-    if !fuse_is_here("a_silent_holder_holds_up_nobody_but_those_who_want_its_bytes_and_they_can_go") {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    let (stuck, fine) = (content(94, 30 * MIB), content(95, 3 * MIB));
-    let (silent, holder) = (sandbox.holder("a1", &[&stuck]), sandbox.holder("a2", &[&fine]));
-    let reader = sandbox.reader("b", &[&silent, &holder]);
-    std::fs::metadata(reader.file(&hash_of(&stuck))).unwrap();
-    silent.signal(libc::SIGSTOP);
-    let mut cat = Command::new("cat").arg(reader.file(&hash_of(&stuck))).stdout(Stdio::null()).spawn().unwrap();
-    eventually("it reads", || reader.metric("transfers_pending") > 0);
-    for command in ["df \"$0\"", "ls \"$0\"", "ls \"$0\"/by-hash", "stat \"$0\"/by-hash"] {
-        run(Command::new("sh").args(["-c", command]).arg(&reader.mount_point));
-    }
-    assert_eq!(hash_of_file(&reader.file(&hash_of(&fine))).unwrap(), hash_of(&fine));
-    assert!(cat.try_wait().unwrap().is_none(), "all that while it waits");
-    // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
-    assert_eq!(unsafe { libc::kill(cat.id().cast_signed(), libc::SIGINT) }, 0);
-    assert_eq!(cat.wait().unwrap().code(), None, "it went by the signal, and not by an error");
-    silent.signal(libc::SIGCONT);
 }
 
 /// What the user `nobody` does, where everybody may open /dev/fuse, as on most machines: $0 is byhash, $1

@@ -39,6 +39,22 @@ fn a_flipped_byte_of_content_costs_its_group_and_is_repaired_in_a_new_file() {
 }
 
 #[test]
+fn a_write_that_finds_the_blob_complete_claims_nothing_of_what_turns_out_damaged_meanwhile() {
+    let (dir, store, sample, blob) = with_blob();
+    // Two had the same group on its way, and the other was first.
+    let files = blob.begin_write().unwrap();
+    flip(&content_path(dir.path(), &sample.hash), 2 * GROUP_LEN + 1);
+    assert!(read_groups(&blob, 2..3).is_err());
+    store.shared.reserve(GROUP_LEN).unwrap();
+    let used = of_blobs(&store);
+    blob.write_to(&files, 2, sample.bytes(&(2..3)), &sample.proof(2..3), GROUP_LEN).unwrap();
+    assert_eq!(blob.missing(sample.all()), std::slice::from_ref(&(2..3)), "nothing was written");
+    assert_eq!(of_blobs(&store), used - GROUP_LEN);
+    sample.write(&store, 2..3).unwrap();
+    assert!(blob.is_complete() && sample.read_all(&store).unwrap());
+}
+
+#[test]
 fn damage_in_files_that_were_just_replaced_is_looked_for_in_those_of_now() {
     let (dir, store, sample, blob) = with_blob();
     drop((blob, store));

@@ -38,10 +38,13 @@ fn a_blob_in_use_stays_and_without_room_the_store_says_full() {
     samples[2].write_all(&store);
     assert_eq!(held(&store, &samples), [true, false, true, false]);
     let third = store.blob(&samples[2].hash).unwrap().unwrap();
+    let _waiting = store.create_partial(samples[3].hash, GROUP_LEN).unwrap();
     let full = samples[3].write(&store, 0..1);
     assert!(matches!(full, Err(StoreError::Full { wanted: GROUP_LEN })));
     assert!(store.usage().used <= store.usage().capacity);
     assert!(samples[0].read_all(&store).unwrap() && first.is_complete());
+    // Asked for once more, it lingers when it is closed.
+    drop(store.blob(&samples[2].hash).unwrap());
     drop(third);
     samples[3].write_all(&store);
     assert_eq!(held(&store, &samples), [true, false, false, true]);
@@ -130,4 +133,34 @@ fn what_is_being_served_is_not_evicted() {
         serving.join().unwrap();
     });
     assert!(served.is_complete() && store.shared.metrics.store_evicted_blobs.get() >= 48);
+}
+
+#[test]
+fn what_was_closed_lingers_with_its_files_until_room_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), 2 * GROUP_LEN);
+    let samples: Vec<_> = (0..3).map(small).collect();
+    samples[0].write_all(&store);
+    store.flush().unwrap();
+    let blob = store.blob(&samples[0].hash).unwrap().unwrap();
+    read_groups(&blob, 0..1).unwrap();
+    let lingering = Arc::downgrade(&blob);
+    drop(blob);
+    assert!(lingering.upgrade().is_some_and(|blob| blob.state().files.is_some()));
+    samples[1..].iter().for_each(|sample| drop(sample.write_all(&store)));
+    assert_eq!(held(&store, &samples), [false, true, true]);
+    assert!(lingering.upgrade().is_none());
+    // What is asked for is used, and what is removed does not linger on the disk.
+    drop(store.blob(&samples[1].hash).unwrap());
+    samples[0].write_all(&store);
+    assert_eq!(held(&store, &samples), [true, true, false]);
+    let blob = store.blob(&samples[1].hash).unwrap().unwrap();
+    read_groups(&blob, 0..1).unwrap();
+    store.remove(&samples[1].hash).unwrap();
+    assert!(blob.state().files.is_none());
+    drop(blob);
+    drop(store.blob(&samples[0].hash).unwrap());
+    let shared = Arc::downgrade(&store.shared);
+    drop(store);
+    assert!(shared.upgrade().is_none(), "nothing of a store that is dropped stays, though blobs lingered");
 }

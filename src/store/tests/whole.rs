@@ -22,7 +22,7 @@ fn what_this_store_wrote_is_whole_until_somebody_touches_it() {
     let blob = store.blob(&sample.hash).unwrap().unwrap();
     assert!(blob.is_whole());
     let mut bytes = Vec::new();
-    blob.whole_file().unwrap().read_to_end(&mut bytes).unwrap();
+    (&*blob.whole_file().unwrap().file).read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, sample.content);
     flip(&content_path(dir.path(), &sample.hash), 2 * GROUP_LEN);
     assert!(!blob.is_whole() && blob.whole_file().is_none());

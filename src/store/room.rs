@@ -1,0 +1,104 @@
+//! Making room: what is reserved before it is written, and what is evicted for it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::recovery::{ADD_WAIT, WRITE_WAIT};
+use super::shared::Shared;
+use super::{StoreError, sweep};
+use crate::ids::ContentHash;
+
+/// Files on their way in are counted at most this often, in milliseconds, while something is written.
+const STAGED_INTERVAL_MS: u64 = 100;
+
+impl Shared {
+    /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
+    pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        self.reserve_if(bytes, WRITE_WAIT, || self.space.disk_shortfall(bytes) == 0)
+    }
+
+    /// Charges `bytes` that are already on the disk, evicting blobs if need be.
+    pub fn reserve_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
+        self.reserve_if(bytes, ADD_WAIT, || true)
+    }
+
+    fn reserve_if(&self, bytes: u64, patience: Duration, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+        if !self.recovery.wait_until_counted(patience) {
+            return Err(StoreError::Full { wanted: bytes });
+        }
+        self.look_at_staged()?;
+        if disk_has_room() && self.space.charge(bytes) {
+            return Ok(());
+        }
+        if self.space.could_fit(bytes) && self.may_evict() {
+            self.evict(self.space.shortfall(bytes))?;
+            if disk_has_room() && self.space.charge(bytes) {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Full { wanted: bytes })
+    }
+
+    /// Whether trying to evict something may help.
+    fn may_evict(&self) -> bool {
+        !self.nothing_to_evict.load(Ordering::Relaxed) || !self.lingering.is_empty()
+    }
+
+    /// Evicts the least recently used blobs that nobody has open, `bytes` bytes or a little more.
+    fn evict(&self, bytes: u64) -> Result<(), StoreError> {
+        // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
+        self.flush()?;
+        self.lingering.let_go();
+        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
+        let _structure = self.structure.write();
+        let wanted = bytes.saturating_add(self.space.surplus());
+        let mut freed = 0;
+        while freed < wanted {
+            let step = self.evict_step(wanted - freed, usize::MAX)?;
+            if step.is_empty() {
+                break;
+            }
+            freed += step.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Evicts the least recently used blobs that nobody has open: `bytes` bytes or a little more, but
+    /// `limit` blobs, or what one commit may change, at most. Tells which, with the bytes of each. The
+    /// caller holds `structure`.
+    pub fn evict_step(&self, bytes: u64, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        let limit = limit.min(self.space.entries_per_commit());
+        let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
+        for (hash, record) in &evicted {
+            if let Err(error) = self.layout.unlink(hash) {
+                tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
+            }
+            self.space.release(record.charge());
+            self.space.remove_blob();
+            self.metrics.store_evicted_blobs.inc();
+        }
+        Ok(evicted.into_iter().map(|(hash, record)| (hash, record.charge())).collect())
+    }
+
+    /// Counts what files on their way in take, unless that was done a moment ago.
+    fn look_at_staged(&self) -> Result<(), StoreError> {
+        let now = self.opened_at.elapsed().as_millis() as u64;
+        let last = self.staged_looked_at.load(Ordering::Relaxed);
+        if now.saturating_sub(last) >= STAGED_INTERVAL_MS {
+            self.staged_looked_at.store(now, Ordering::Relaxed);
+            self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        }
+        Ok(())
+    }
+
+    /// Evicts what is beyond the cap, where something that could not be reserved has taken more.
+    pub fn trim(&self) -> Result<(), StoreError> {
+        self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        match self.space.shortfall(0) {
+            0 => Ok(()),
+            bytes if self.may_evict() => self.evict(bytes),
+            _ => Ok(()),
+        }
+    }
+}
