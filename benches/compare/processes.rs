@@ -1,15 +1,11 @@
-//! Processes that end with the bench, and mounts that go with them.
+//! Programs of the system, and mounts that end with the process behind them.
 
 use std::ffi::CString;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-/// How long a program may take until it is ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub use crate::support::running::{Running, printed as output};
 
 /// Where daemons are, if not on the path of who runs this.
 const SBIN: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/sbin"];
@@ -33,13 +29,6 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// What a command printed that ended well.
-pub fn output(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// The first line of what a command says of itself, on whichever side.
 pub fn first_line(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -50,59 +39,6 @@ pub fn first_line(command: &mut Command) -> String {
 /// A port of this machine that is free now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A process that runs until this is dropped, or the bench ends.
-pub struct Running(Child);
-
-impl Running {
-    /// Starts it; what it says on stderr goes to `log`.
-    pub fn start(command: &mut Command, log: &Path) -> Self {
-        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stderr(log);
-        // SAFETY: prctl with these arguments is safe to call between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            })
-        };
-        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-
-    /// The first line that it prints.
-    pub fn first_line(&mut self) -> String {
-        let mut line = String::new();
-        BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// Waits until `ready`, as long as it runs.
-    pub fn wait_until(mut self, what: &str, ready: impl Fn() -> bool) -> Self {
-        let start = Instant::now();
-        while !ready() {
-            assert!(start.elapsed() < PATIENCE, "{what} was not ready in time");
-            if let Some(status) = self.0.try_wait().unwrap() {
-                panic!("{what} ended before it was ready: {status}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
-        unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGTERM) };
-        let start = Instant::now();
-        while matches!(self.0.try_wait(), Ok(None)) {
-            if start.elapsed() > PATIENCE {
-                let _ = self.0.kill();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
 }
 
 /// Whether something listens there.
@@ -120,7 +56,7 @@ pub fn is_mounted(dir: &Path) -> bool {
 pub struct MountPoint {
     /// Where it is.
     pub dir: PathBuf,
-    pub process: Running,
+    _process: Running,
 }
 
 impl MountPoint {
@@ -129,9 +65,9 @@ impl MountPoint {
         std::fs::create_dir(&dir).unwrap();
         let log = dir.with_extension("log");
         let mut command = command(&dir);
-        command.stdout(Stdio::piped());
+        command.stdout(Stdio::null());
         let process = Running::start(&mut command, &log).wait_until(what, || is_mounted(&dir));
-        Self { dir, process }
+        Self { dir, _process: process }
     }
 }
 
