@@ -6,7 +6,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use byhash::ids::ContentHash;
+use byhash::ids::{BlobRange, ContentHash};
+use byhash::transfer::{FAR_AHEAD_LEN, Priority};
 use byhash::transport::memory::MemoryNetwork;
 use support::slow::{Link, SlowDialer};
 use support::{TestNode, content, node_id};
@@ -85,4 +86,78 @@ async fn a_holder_that_gets_the_blob_during_a_transfer_is_used() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(shares(&node)[1] > 0);
     node.assert_at_rest().await;
+}
+
+/// Reads a blob to its end as a mounted file is read: more is wanted ahead when a quarter of it has been read.
+async fn stream(node: &TestNode, hash: ContentHash) -> Duration {
+    let start = Instant::now();
+    let reader = node.open(hash).await.unwrap();
+    let (mut at, mut ahead, step) = (0, 0, 1 << 20);
+    while at < reader.size() {
+        if ahead < at + reader.most_ahead() / 4 * 3 {
+            let end = at + reader.most_ahead();
+            reader.prefetch(BlobRange::new(ahead.max(at), end));
+            ahead = end;
+        }
+        reader.read(BlobRange::new(at, at + step), Priority::Foreground).await.unwrap();
+        at += step;
+    }
+    assert_eq!(reader.most_ahead(), FAR_AHEAD_LEN);
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_far_away_fills_its_link() {
+    const RATE: u64 = 50_000_000;
+    let (network, round_trip) = (MemoryNetwork::new(), Duration::from_millis(400));
+    let holder = TestNode::start(&network, 1, &[]);
+    let (first, bytes) = (content(4, 64 << 20), content(5, 96 << 20));
+    let [first, hash] = [&first, &bytes].map(|bytes| holder.hold(bytes));
+    let dialer = SlowDialer::new(network.dialer(node_id(9)), Link::new(round_trip, RATE));
+    let node = TestNode::with_dialer(&network, 9, &[1], 1 << 30, Arc::new(dialer));
+    // Opens all lanes.
+    stream(&node, first).await;
+    let took = stream(&node, hash).await;
+    // The question, the size and the first piece take a round trip each; then the link is full, on which
+    // 20 MB are under way at a time, but for the last pieces.
+    let ideal = Duration::from_secs_f64(bytes.len() as f64 / RATE as f64) + 4 * round_trip;
+    assert!(took < ideal.mul_f64(1.05), "{took:?} instead of {ideal:?}");
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_fetch_the_same_blob_have_it_from_one_another() {
+    const NODES: u8 = 8;
+    let network = MemoryNetwork::new();
+    let seed = TestNode::start(&network, 100, &[]);
+    let bytes = content(6, 32 << 20);
+    let hash = seed.hold(&bytes);
+    // What all of them together get from it is bounded; among themselves they are near.
+    let uplink = Link::new(ROUND_TRIP, 20_000_000);
+    let node = |number: u8| {
+        let peers: Vec<u8> = (1..=NODES).filter(|other| *other != number).chain([100]).collect();
+        let dialer = SlowDialer::new(network.dialer(node_id(number)), Link::new(ROUND_TRIP, 100_000_000));
+        let dialer = dialer.with(node_id(100), uplink.clone());
+        TestNode::with_dialer(&network, number, &peers, 1 << 30, Arc::new(dialer))
+    };
+    let nodes: Vec<_> = (1..=NODES).map(node).collect();
+    let start = Instant::now();
+    let fetches: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let engine = node.engine.clone();
+            tokio::spawn(async move { engine.fetch(hash, |_, _| {}).await })
+        })
+        .collect();
+    for fetch in fetches {
+        fetch.await.unwrap().unwrap();
+    }
+    let took = start.elapsed().as_secs_f64();
+    let copies = seed.metrics.served_bytes.get() as f64 / bytes.len() as f64;
+    // Each for itself would have it sent eight times over, in 13 s.
+    assert!(copies < 3.0, "the seed sent it {copies} times over, in {took} s");
+    assert!(took < 5.0, "{took} s, and the seed sent it {copies} times over");
+    for node in nodes {
+        node.assert_at_rest().await;
+    }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 pub mod mounted;
+pub mod running;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

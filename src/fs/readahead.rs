@@ -5,6 +5,7 @@
 //! elsewhere ends the run and closes the window: random reads fetch nothing beyond themselves.
 
 use crate::ids::BlobRange;
+use crate::transfer::NEAR_AHEAD_LEN;
 
 /// A run this long (in bytes) is taken for sequential reading. The kernel asks for 16 KiB when a
 /// program reads a page at the beginning of a file, and for 64 KiB or more when it streams.
@@ -13,15 +14,11 @@ const MIN_RUN: u64 = 64 * 1024;
 /// The first window in bytes: two of the kernel's default reads.
 const MIN_WINDOW: u64 = 256 * 1024;
 
-/// The largest window in bytes: at 1 GB/s it covers a round trip of 16 ms, more than a local
-/// network has, and a few dozen readers at once stay within reason.
-pub(super) const MAX_WINDOW: u64 = 16 * 1024 * 1024;
-
 /// The kernel has several reads in flight and they arrive out of order: a read that begins up to
 /// this many times its own length from where it was expected still belongs to the run.
 const REORDER_READS: u64 = 4;
 
-const _: () = assert!(MIN_RUN <= MIN_WINDOW && MIN_WINDOW < MAX_WINDOW);
+const _: () = assert!(MIN_RUN <= MIN_WINDOW && MIN_WINDOW < NEAR_AHEAD_LEN);
 
 /// The read-ahead of one open file.
 #[derive(Debug)]
@@ -44,8 +41,9 @@ impl ReadAhead {
     }
 
     /// Notes a read of `range` (within the size, not empty) and returns what to fetch ahead of
-    /// it, if anything: a range after `range` that was not returned before in this run.
-    pub fn on_read(&mut self, range: BlobRange) -> Option<BlobRange> {
+    /// it, if anything: a range after `range` that was not returned before in this run. At `most` so many
+    /// bytes are wanted beyond it.
+    pub fn on_read(&mut self, range: BlobRange, most: u64) -> Option<BlobRange> {
         let slack = range.len().saturating_mul(REORDER_READS);
         if range.start.abs_diff(self.next) > slack {
             *self = Self { next: range.end, run: range.len(), ahead: range.end, ..Self::new(self.size) };
@@ -58,17 +56,17 @@ impl ReadAhead {
         self.run = self.run.saturating_add(range.end - range.start.max(self.next));
         self.next = range.end;
         self.confirmed = true;
-        self.extend()
+        self.extend(most)
     }
 
-    /// Asks for more once half of the window is used up.
-    fn extend(&mut self) -> Option<BlobRange> {
+    /// Asks for more once a quarter of the window is used up: the rest keeps those busy who have it.
+    fn extend(&mut self, most: u64) -> Option<BlobRange> {
         if !self.confirmed || self.run < MIN_RUN {
             return None;
         }
-        let window = self.run.clamp(MIN_WINDOW, MAX_WINDOW);
+        let window = self.run.clamp(MIN_WINDOW, most.max(MIN_WINDOW));
         let start = self.ahead.max(self.next);
-        if start - self.next > window / 2 {
+        if start - self.next > window / 4 * 3 {
             return None;
         }
         let more = BlobRange::new(start, self.next.saturating_add(window)).clip(self.size);
@@ -87,7 +85,7 @@ mod tests {
 
     fn read(state: &mut ReadAhead, start: u64, len: u64) -> Option<BlobRange> {
         let range = BlobRange::new(start, start + len).clip(state.size);
-        state.on_read(range)
+        state.on_read(range, NEAR_AHEAD_LEN)
     }
 
     #[test]
@@ -106,8 +104,8 @@ mod tests {
             }
             at += 128 * KIB;
         }
-        assert!(times < 24, "half a window at a time, not a bit with each of the 511 reads: {times}");
-        assert!(asked - at > MAX_WINDOW / 2 && asked - at <= MAX_WINDOW);
+        assert!(times < 36, "a quarter of a window at a time, not a bit with each of the 511 reads: {times}");
+        assert!(asked - at > NEAR_AHEAD_LEN / 4 * 3 && asked - at <= NEAR_AHEAD_LEN);
     }
 
     #[test]
@@ -179,9 +177,9 @@ mod tests {
                     break;
                 }
                 at = range.end;
-                if let Some(ahead) = state.on_read(range) {
+                if let Some(ahead) = state.on_read(range, NEAR_AHEAD_LEN) {
                     prop_assert_eq!(ahead.start, asked.unwrap_or(at).max(at));
-                    prop_assert!(ahead.end - at <= at.clamp(MIN_WINDOW, MAX_WINDOW));
+                    prop_assert!(ahead.end - at <= at.clamp(MIN_WINDOW, NEAR_AHEAD_LEN));
                     asked = Some(ahead.end);
                 }
             }
@@ -204,9 +202,9 @@ mod tests {
                 }
                 read_bytes += range.len();
                 at = range.end;
-                if let Some(ahead) = state.on_read(range) {
+                if let Some(ahead) = state.on_read(range, NEAR_AHEAD_LEN) {
                     prop_assert!(ahead.start >= range.end, "what is being read is not read ahead");
-                    prop_assert!(ahead.end <= size && !ahead.is_empty() && ahead.len() <= MAX_WINDOW);
+                    prop_assert!(ahead.end <= size && !ahead.is_empty() && ahead.len() <= NEAR_AHEAD_LEN);
                     ahead_bytes += ahead.len();
                 }
             }

@@ -65,10 +65,16 @@ impl Answers {
         answers.iter().filter(|answer| answer.said != HaveAnswer::None).map(|answer| answer.peer).collect()
     }
 
-    /// Forgets who said to have a part of `hash`: it may be more by now.
-    pub(super) fn forget_parts(&self, hash: &ContentHash) {
+    /// Whether a peer said that it has a part of `hash`, however long ago.
+    pub(super) fn some_part(&self, hash: &ContentHash) -> bool {
+        let is_part = |answer: &Answer| matches!(answer.said, HaveAnswer::Partial { .. });
+        self.by_blob.lock().peek(hash).is_some_and(|answers| answers.iter().any(is_part))
+    }
+
+    /// Forgets who said to have a part of `hash`, or none: it may be more by now.
+    pub(super) fn forget_incomplete(&self, hash: &ContentHash) {
         if let Some(answers) = self.by_blob.lock().peek_mut(hash) {
-            answers.retain(|answer| !matches!(answer.said, HaveAnswer::Partial { .. }));
+            answers.retain(|answer| answer.said == HaveAnswer::Complete);
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::PeerError;
 use super::hints::PeerHint;
-use super::lanes::{LaneKind, LanePool, PooledLane};
+use super::lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, LanePool, PooledLane};
 use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec, Priority};
 use crate::transport::{Dialer, TransportError};
@@ -34,6 +34,10 @@ const MAX_QUARANTINE: Duration = Duration::from_secs(3600);
 
 /// Weight of the newest sample in the moving averages of rate and round trip.
 const EWMA_WEIGHT: f64 = 0.25;
+
+/// From this round trip on a peer is far: what comes from it is bounded by round trips rather than by
+/// what both machines can do. No local network has as much.
+const FAR_ROUND_TRIP: Duration = Duration::from_millis(5);
 
 /// Bytes a second assumed of a peer nothing is known of yet: fast, so that it is tried.
 const ASSUMED_RATE: f64 = 200e6;
@@ -107,6 +111,8 @@ struct Standing {
     quarantined_until: Option<Instant>,
     rate: Option<f64>,
     round_trip: Option<f64>,
+    /// The shortest since it was dialled in vain: how far it is, however busy.
+    least_round_trip: Option<Duration>,
     stalled_at: Option<Instant>,
 }
 
@@ -124,6 +130,7 @@ impl Peer {
             quarantined_until: None,
             rate: None,
             round_trip: None,
+            least_round_trip: None,
             stalled_at: None,
         };
         Arc::new(Self {
@@ -150,7 +157,7 @@ impl Peer {
     /// A lane to it: an open one, or a new one. Who is more urgent waits less.
     pub async fn lane(&self, kind: LaneKind, priority: Priority) -> Result<PooledLane, PeerError> {
         self.check_usable()?;
-        let lane = self.pool.lane(kind, priority, self.dial()).await?;
+        let lane = self.pool.lane(kind, self.is_far(), priority, self.dial()).await?;
         if self.pool.has_talked() {
             tracing::warn!(peer = %self.spec, "the peer sent more than it had declared");
             self.note_wrong_bytes();
@@ -160,7 +167,17 @@ impl Peer {
 
     /// Whether a lane of this kind is to be had without waiting for others.
     pub fn has_free_lane(&self, kind: LaneKind) -> bool {
-        self.pool.has_free(kind)
+        self.pool.has_free(kind, self.is_far())
+    }
+
+    /// Lanes that may carry bulk from it at the same time.
+    pub fn bulk_lanes(&self) -> usize {
+        if self.is_far() { FAR_BULK_LANES } else { BULK_LANES }
+    }
+
+    /// Whether its round trip is long, as far as is known.
+    pub fn is_far(&self) -> bool {
+        self.standing.lock().least_round_trip.is_some_and(|least| least >= FAR_ROUND_TRIP)
     }
 
     /// Whether it may be tried now.
@@ -208,6 +225,8 @@ impl Peer {
                     tracing::warn!(peer = %self.spec, "cannot reach the peer: {text}");
                 }
                 standing.last_error = Some(text);
+                // It may come back by another way.
+                standing.least_round_trip = None;
                 standing.retry_at = Some(Instant::now() + pause);
                 standing.backoff = (standing.backoff * 2).min(MAX_BACKOFF);
             }
@@ -281,6 +300,7 @@ impl Peer {
     pub fn note_round_trip(&self, elapsed: Duration) {
         let mut standing = self.standing.lock();
         standing.round_trip = Some(blend(standing.round_trip, elapsed.as_secs_f64()));
+        standing.least_round_trip = Some(standing.least_round_trip.map_or(elapsed, |least| least.min(elapsed)));
     }
 
     /// Smoothed time from a question to the first byte of its answer.
@@ -298,9 +318,9 @@ impl Peer {
         self.outstanding.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether anything is known of its speed.
-    pub fn is_measured(&self) -> bool {
-        self.standing.lock().rate.is_some()
+    /// Content bytes a second that an exchange with it brought, smoothed; `None`: nothing is known yet.
+    pub fn rate(&self) -> Option<f64> {
+        self.standing.lock().rate
     }
 
     /// Seconds until `more` further bytes would be here, going by its past.

@@ -83,6 +83,17 @@ impl Holders {
         self.answers.holders(hash).into_iter().filter_map(|index| self.peers[index].id()).collect()
     }
 
+    /// Whether all peers that said they have some of `hash` are far.
+    pub fn are_far(&self, hash: &ContentHash) -> bool {
+        let holders = self.answers.holders(hash);
+        !holders.is_empty() && holders.into_iter().all(|index| self.peers[index].is_far())
+    }
+
+    /// Whether a peer said that it has a part of `hash`: it probably fetches the rest, too.
+    pub fn some_part(&self, hash: &ContentHash) -> bool {
+        self.answers.some_part(hash)
+    }
+
     /// Asks every peer about `hash`; one finding a peer arrives on the returned channel, in the
     /// order in which they come, remembered ones at once. The channel then closes. Dropping the
     /// receiver ends the asking.
@@ -132,9 +143,9 @@ impl Holders {
         (0..self.peers.len()).for_each(|index| self.answers.forget(hash, index));
     }
 
-    /// Forgets who said to have a part of `hash`, since it was not enough: it may be more by now.
-    pub fn forget_parts(&self, hash: &ContentHash) {
-        self.answers.forget_parts(hash);
+    /// Forgets who said to have a part of `hash`, or none: it may be more by now.
+    pub fn forget_incomplete(&self, hash: &ContentHash) {
+        self.answers.forget_incomplete(hash);
     }
 
     /// Forgets that the peer with index `index` said it has `hash`: it turned out otherwise.

@@ -23,5 +23,7 @@ pub use crate::ids::Priority;
 pub use buffers::{BUDGET_LEN, BufferBudget, SEGMENT_LEN};
 pub use engine::Engine;
 pub use serve::{ServeConfig, ServePolicy, Server};
-pub use source::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, SpaceUsage, WholeFile};
+pub use source::{
+    BlobReader, BlobSource, BlobState, BoxFuture, FAR_AHEAD_LEN, FetchError, NEAR_AHEAD_LEN, SpaceUsage, WholeFile,
+};
 pub use status::{Direction, PeerShare, TransferState, TransferStatus};

@@ -8,6 +8,7 @@ use rangemap::RangeSet;
 
 use super::engine::Shared;
 use super::fetch::Destination;
+use super::source::{FAR_AHEAD_LEN, NEAR_AHEAD_LEN};
 use super::{BlobReader, BoxFuture, FetchError, Priority, WholeFile};
 use crate::ids::{BlobRange, ContentHash};
 use crate::store::Blob;
@@ -187,5 +188,12 @@ impl BlobReader for Reader {
 
     fn prefetch(&self, range: BlobRange) {
         self.shared.prefetch(self.hash, self.size, range, &self.token);
+    }
+
+    fn most_ahead(&self) -> u64 {
+        let holders = &self.shared.holders;
+        // Among those who fetch it too, the more each wants the more they have for one another.
+        let much = holders.are_far(&self.hash) || holders.some_part(&self.hash);
+        if much { FAR_AHEAD_LEN } else { NEAR_AHEAD_LEN }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::fetch::PIECE_LEN;
+use crate::holders::FAR_BULK_LANES;
 use crate::ids::{BlobRange, ContentHash, PeerId, Priority};
 pub use crate::store::WholeFile;
 
@@ -103,6 +105,14 @@ pub trait BlobSource: Send + Sync + 'static {
     fn usage(&self) -> SpaceUsage;
 }
 
+/// What a stream wants ahead in a local network: at 1 GB/s it covers a round trip of 16 ms, more than such
+/// a network has; and all of it is still in memory when it is read.
+pub const NEAR_AHEAD_LEN: u64 = 16 << 20;
+
+/// What it wants ahead of holders that are far: twice what all lanes to one of them carry at a time, so
+/// that the next exchange of each is known when one ends.
+pub const FAR_AHEAD_LEN: u64 = 2 * FAR_BULK_LANES as u64 * PIECE_LEN;
+
 /// An open blob.
 pub trait BlobReader: Send + Sync + 'static {
     /// The proven size in bytes.
@@ -129,4 +139,9 @@ pub trait BlobReader: Send + Sync + 'static {
 
     /// Starts fetching what is missing of `range` and returns at once. A hint: it may do less.
     fn prefetch(&self, range: BlobRange);
+
+    /// Bytes that a stream may want ahead of itself at most: so many as keep those busy who have them.
+    fn most_ahead(&self) -> u64 {
+        NEAR_AHEAD_LEN
+    }
 }

@@ -120,7 +120,7 @@ pub(super) struct Actor {
     pub(super) size: Option<u64>,
     blob: Option<Arc<Blob>>,
     /// The same for all it does, until that is cancelled.
-    id: TransferId,
+    pub(super) id: TransferId,
     /// There while it has anything to do.
     pub(super) transfer: Option<Arc<Transfer>>,
     commands: mpsc::Receiver<Command>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rangemap::RangeSet;
 use tokio::time::Instant;
 
-use crate::holders::{BULK_LANES, Finding, Holders, Peer, SMALL_LANES};
+use crate::holders::{Finding, Holders, Peer, SMALL_LANES};
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::{FetchError, Priority};
 use crate::verify::GROUP_LEN;
@@ -22,6 +22,10 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause for a holder that is busy; the one that it wishes is doubled each time in a row.
 const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// How much sooner than it will a holder of a part is taken to deliver: who has all of it is needed for what
+/// nobody else has.
+const PART_ADVANTAGE: f64 = 0.5;
 
 /// One holder of the blob.
 struct Candidate {
@@ -39,8 +43,15 @@ struct Candidate {
 impl Candidate {
     /// Whether it can take an exchange of this priority now.
     fn is_free(&self, priority: Priority, now: Instant) -> bool {
-        let most = if priority == Priority::Foreground { BULK_LANES + SMALL_LANES } else { BULK_LANES };
+        let small = if priority == Priority::Foreground { SMALL_LANES } else { 0 };
+        let most = self.peer.bulk_lanes() + small;
         self.flights < most && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// Whether it has all of the blob and does enough, there being so many who have a part and fetch the
+    /// rest, too: each asks it for something else, and they have that from one another.
+    fn is_spared(&self, parts: usize) -> bool {
+        self.has.is_none() && parts > 0 && self.flights >= (self.peer.bulk_lanes() / (1 + parts)).max(1)
     }
 
     /// Takes note that it does not have `groups`. True if nothing is left that it could have.
@@ -115,9 +126,30 @@ impl Candidates {
         }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.usable.len()
+    /// How many lanes may carry bulk from all of them.
+    pub fn bulk_lanes(&self) -> usize {
+        self.usable.iter().map(|candidate| candidate.peer.bulk_lanes()).sum()
+    }
+
+    /// Bytes that an exchange with one of them brings in `secs` seconds and four round trips, at most; 0 if
+    /// nothing is known of their speed.
+    pub fn brought_in(&self, secs: f64) -> u64 {
+        let brought = |peer: &Peer| {
+            let round_trip = peer.round_trip().unwrap_or_default().as_secs_f64();
+            (peer.rate().unwrap_or(0.0) * (secs + 4.0 * round_trip)) as u64
+        };
+        self.usable.iter().map(|candidate| brought(&candidate.peer)).max().unwrap_or(0)
+    }
+
+    /// Whether all of them are far.
+    pub fn are_far(&self) -> bool {
+        self.usable.iter().all(|candidate| candidate.peer.is_far())
+    }
+
+    /// Whether a holder of a part has said to have group `group`, and can take an exchange now.
+    pub fn part_is_free(&self, group: u64, now: Instant) -> bool {
+        let has = |candidate: &Candidate| candidate.has.as_ref().is_some_and(|has| has.contains(&group));
+        self.usable.iter().any(|candidate| has(candidate) && candidate.is_free(Priority::ReadAhead, now))
     }
 
     /// The groups that any of them has; `None`: all.
@@ -167,6 +199,11 @@ impl Candidates {
         self.usable.iter().any(|candidate| candidate.has.is_some())
     }
 
+    /// How many have a part.
+    fn parts(&self) -> usize {
+        self.usable.iter().filter(|candidate| candidate.has.is_some()).count()
+    }
+
     /// Why nobody can help.
     pub fn error(&self) -> FetchError {
         self.verdicts.error()
@@ -186,16 +223,21 @@ impl Candidates {
         without: &[usize],
         now: Instant,
     ) -> Option<(usize, Arc<Peer>, Range<u64>)> {
+        let parts = self.parts();
         let best = self
             .usable
             .iter_mut()
             .filter(|candidate| candidate.is_free(priority, now) && !without.contains(&candidate.index))
+            .filter(|candidate| priority == Priority::Foreground || !candidate.is_spared(parts))
             .filter_map(|candidate| {
                 let end = match &candidate.has {
                     None => groups.end,
                     Some(has) => has.get(&groups.start)?.end.min(groups.end),
                 };
-                let expected = candidate.peer.expected_secs((end - groups.start) * GROUP_LEN);
+                let mut expected = candidate.peer.expected_secs((end - groups.start) * GROUP_LEN);
+                if candidate.has.is_some() {
+                    expected *= PART_ADVANTAGE;
+                }
                 Some((expected, groups.start..end, candidate))
             })
             .min_by(|a, b| a.0.total_cmp(&b.0))?;
@@ -208,7 +250,7 @@ impl Candidates {
     /// `groups`.
     pub fn expected_secs(&self, groups: &Range<u64>, without: usize, now: Instant) -> Option<f64> {
         let free = self.usable.iter().filter(|candidate| candidate.is_free(Priority::ReadAhead, now));
-        let others = free.filter(|candidate| candidate.index != without && candidate.peer.is_measured());
+        let others = free.filter(|candidate| candidate.index != without && candidate.peer.rate().is_some());
         let able =
             others.filter(|candidate| candidate.has.as_ref().is_none_or(|has| has.gaps(groups).next().is_none()));
         let len = (groups.end - groups.start) * GROUP_LEN;

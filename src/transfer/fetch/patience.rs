@@ -26,9 +26,12 @@ const LANE_STALL: Duration = Duration::from_secs(1);
 /// Surveys for one want without a byte of it: the first, and some more in case a lost holder comes back.
 const MAX_SURVEYS: u32 = 4;
 
-/// How often, while something is fetched, those are asked who have not said that they have it: a
+/// How often, while something is fetched, those are asked who have not said that they have all of it: a
 /// holder that has just come, or just got it, is used.
 const NEWS_PERIOD: Duration = Duration::from_secs(2);
+
+/// The same while others are known to fetch it, too; and after how long all are asked first.
+const SWARM_NEWS_PERIOD: Duration = Duration::from_millis(200);
 
 /// The pause before asking around again.
 const SURVEY_PAUSE: Duration = Duration::from_millis(500);
@@ -50,6 +53,8 @@ pub(super) struct Patience {
     pub surveys_begun: u64,
     /// When somebody was asked last.
     asked_at: Instant,
+    /// How long after that those are asked who have not got all of it.
+    news_period: Duration,
     /// When to ask around again.
     survey_after: Option<Instant>,
 }
@@ -57,7 +62,15 @@ pub(super) struct Patience {
 impl Patience {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { tick_at: now, moved_at: now, surveys: 0, surveys_begun: 0, asked_at: now, survey_after: None }
+        Self {
+            tick_at: now,
+            moved_at: now,
+            surveys: 0,
+            surveys_begun: 0,
+            asked_at: now,
+            news_period: SWARM_NEWS_PERIOD,
+            survey_after: None,
+        }
     }
 
     /// Something moves: waiting begins anew.
@@ -148,7 +161,7 @@ impl Actor {
             } else {
                 self.patience.survey_after = Some(now + SURVEY_PAUSE);
             }
-        } else if !self.flights.is_empty() && now - self.patience.asked_at >= NEWS_PERIOD {
+        } else if !self.flights.is_empty() && now - self.patience.asked_at >= self.patience.news_period {
             self.ask_for_news();
         }
     }
@@ -156,13 +169,15 @@ impl Actor {
     fn ask_around(&mut self) {
         self.patience.surveys += 1;
         self.candidates.forget_verdicts();
-        self.shared.holders.forget_parts(&self.hash);
         self.ask_for_news();
     }
 
-    /// Asks those whose answers are not remembered any more.
+    /// Asks all but those who are known to have all of it.
     fn ask_for_news(&mut self) {
+        self.shared.holders.forget_incomplete(&self.hash);
         self.patience.asked_at = Instant::now();
+        let longer = (2 * self.patience.news_period).min(NEWS_PERIOD);
+        self.patience.news_period = if self.candidates.some_part() { SWARM_NEWS_PERIOD } else { longer };
         self.survey = Some(self.shared.holders.survey(self.hash));
     }
 

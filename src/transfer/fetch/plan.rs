@@ -26,11 +26,18 @@ pub(super) const FIRST_GROUPS: Range<u64> = 0..FIRST_LEN / GROUP_LEN;
 
 /// Bytes of the longest exchange. A quarter of what the wire allows: short enough to be spread
 /// over holders, long enough that a round trip more does not matter.
-const PIECE_LEN: u64 = MAX_RANGE_LEN / 4;
+pub const PIECE_LEN: u64 = MAX_RANGE_LEN / 4;
 
 /// Bytes up to which an exchange is lengthened by what is wanted behind it, however little that is
 /// to be shared by: each exchange has a cost of its own, and its bytes come in order anyway.
 const MIN_PIECE_LEN: u64 = 4 * SEGMENT_LEN as u64;
+
+/// Seconds that an exchange should take at most, beside its round trip: what has been asked of one holder is
+/// not asked of a better one that turns up.
+const PIECE_SECS: f64 = 0.25;
+
+/// Groups of a piece where others fetch the same blob: pieces are cut at multiples of this.
+const SWARM_GROUPS: u64 = MIN_PIECE_LEN / GROUP_LEN;
 
 /// Exchanges of one blob under way at the same time, those not counted that make no progress.
 const MAX_FLIGHTS: usize = 32;
@@ -62,7 +69,7 @@ impl Actor {
             covered.extend(flight.left.iter().cloned());
         }
         while moving < MAX_FLIGHTS && passed < MAX_PASSED {
-            let Some((groups, priority)) = self.next_piece(&covered) else {
+            let Some((groups, priority)) = self.next_piece(&covered, now) else {
                 return self.double_slowest(&transfer, now);
             };
             if !self.candidates.any_free(priority, now) {
@@ -152,26 +159,61 @@ impl Actor {
     }
 
     /// The next groups to ask for that are not in `covered`.
-    fn next_piece(&self, covered: &RangeSet<u64>) -> Option<(Range<u64>, Priority)> {
+    fn next_piece(&self, covered: &RangeSet<u64>, now: Instant) -> Option<(Range<u64>, Priority)> {
         if self.size.is_none() {
             let wanted = (self.has_demand() || !self.ahead.is_empty()) && !covered.overlaps(&FIRST_GROUPS);
             return wanted.then_some((FIRST_GROUPS, Priority::Foreground));
         }
+        let in_swarm = self.candidates.some_part();
         for waiter in self.waiters.iter() {
+            if in_swarm && waiter.priority > Priority::Foreground {
+                break;
+            }
             if let Some(start) = waiter.left.iter().find_map(|range| covered.gaps(range).next()) {
                 return Some((self.extend(start, covered), waiter.priority));
             }
         }
-        let start = self.ahead.iter().find_map(|range| covered.gaps(range).next())?;
-        let piece = self.extend(start.start..start.start + 1, covered);
+        let start = if in_swarm {
+            self.next_in_swarm(covered, now)?
+        } else {
+            self.ahead.iter().find_map(|range| covered.gaps(range).next())?.start
+        };
+        let piece = self.extend(start..start + 1, covered);
         Some((piece, Priority::ReadAhead))
+    }
+
+    /// Where to go on with what nobody waits for at this moment, if others fetch the same blob: with what one of
+    /// them has, else anywhere, each of them elsewhere. So they soon have something for one another, and who
+    /// has all of it need not send it to each of them.
+    fn next_in_swarm(&self, covered: &RangeSet<u64>, now: Instant) -> Option<u64> {
+        let waited_for = self.waiters.iter().flat_map(|waiter| waiter.left.iter());
+        let gaps = self.ahead.iter().chain(waited_for).flat_map(|range| covered.gaps(range));
+        let starts = gaps.flat_map(|gap| {
+            let further = (gap.start / SWARM_GROUPS + 1..).map(|number| number * SWARM_GROUPS);
+            std::iter::once(gap.start).chain(further.take_while(move |start| *start < gap.end))
+        });
+        let place = |start: u64| {
+            // Multiplicative hashing (Knuth): an order that is another for each transfer.
+            let mixed = ((start / SWARM_GROUPS) ^ self.id.raw()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (!self.candidates.part_is_free(start, now), mixed)
+        };
+        starts.min_by_key(|start| place(*start))
     }
 
     /// Lengthens `piece` by what is wanted behind it, up to the length that spreads the work.
     fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>) -> Range<u64> {
-        let share = group_total(&self.ahead) / (4 * self.candidates.len().max(1)) as u64;
-        let longest = share.clamp(MIN_PIECE_LEN / GROUP_LEN, PIECE_LEN / GROUP_LEN);
+        let lanes = self.candidates.bulk_lanes().max(1) as u64;
+        let share = group_total(&self.ahead) / lanes;
+        let soon = self.candidates.brought_in(PIECE_SECS) / GROUP_LEN;
+        let mut longest = share.min(soon).clamp(MIN_PIECE_LEN / GROUP_LEN, PIECE_LEN / GROUP_LEN);
+        if self.next_flight < lanes && self.candidates.are_far() {
+            // The first are of different lengths. Else all lanes would be done at the same time, again and
+            // again, and the link idle for a round trip.
+            longest = longest * (self.next_flight + 1) / lanes;
+        }
         let most = piece.start + longest.max((piece.end - piece.start).min(PIECE_LEN / GROUP_LEN));
+        let most =
+            if self.candidates.some_part() { most.min((piece.start / SWARM_GROUPS + 1) * SWARM_GROUPS) } else { most };
         // Cut where segments end.
         let most = (most / SEGMENT_GROUPS * SEGMENT_GROUPS).max((piece.start / SEGMENT_GROUPS + 1) * SEGMENT_GROUPS);
         let mut end = piece.end.min(most);
@@ -184,10 +226,12 @@ impl Actor {
 }
 
 /// The kind of lane for an exchange, and its groups: of what is urgent, no more than a lane kept free of
-/// bulk takes, if all others are in use.
+/// bulk takes, if all others are in use; and one of those, if all of the former are.
 fn lane_for(peer: &Peer, groups: Range<u64>, priority: Priority) -> (LaneKind, Range<u64>) {
     let most = groups.start + SMALL_LEN / GROUP_LEN;
-    if priority > Priority::Foreground || groups.end > most && peer.has_free_lane(LaneKind::Bulk) {
+    let has_free = |kind| peer.has_free_lane(kind);
+    let fits = groups.end <= most && has_free(LaneKind::Small);
+    if priority > Priority::Foreground || !fits && has_free(LaneKind::Bulk) {
         return (LaneKind::Bulk, groups);
     }
     (LaneKind::Small, groups.start..groups.end.min(most))
