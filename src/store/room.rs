@@ -1,0 +1,156 @@
+//! Making room: whoever writes reserves first, and what was used least recently goes.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::StoreError;
+use super::recovery::{ADD_WAIT, WRITE_WAIT};
+use super::shared::Shared;
+use super::sweep;
+use crate::ids::ContentHash;
+
+/// Files on their way in are counted at most this often, in milliseconds, while something is written.
+const STAGED_INTERVAL_MS: u64 = 100;
+
+impl Shared {
+    /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
+    pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        self.reserve_if(bytes, WRITE_WAIT, || self.space.disk_shortfall(bytes) == 0)
+    }
+
+    /// Charges `bytes` that are already on the disk, evicting blobs if need be.
+    pub fn reserve_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
+        self.reserve_if(bytes, ADD_WAIT, || true).map_err(|error| self.say_what_is_in_the_way(error))
+    }
+
+    /// See [`super::Store::make_room`].
+    pub fn make_room(&self, batch: &str, bytes: u64) -> Result<(), StoreError> {
+        let lock = self.layout.staged_batch(batch)?;
+        self.count_staged()?;
+        let so_far = sweep::staged_room(&self.layout, Some(batch))?.taken;
+        let more = bytes.saturating_sub(so_far);
+        // What would not be enough does not go in vain.
+        let short = self.space.shortfall(more);
+        if short > 0 && self.could_evict(short)? < short {
+            return Err(self.say_what_is_in_the_way(StoreError::Full { wanted: more }));
+        }
+        self.reserve_if(more, ADD_WAIT, || self.space.disk_shortfall(more) == 0)
+            .map_err(|error| self.say_what_is_in_the_way(error))?;
+        let _staging = self.staging.lock();
+        // The length of the batch's lock says how much it may take, to whoever counts. It takes nothing itself.
+        let noted = self.layout.note_room(&lock, batch, bytes.max(so_far));
+        let staged = sweep::staged_room(&self.layout, None);
+        // For a moment it counts twice, rather than not at all.
+        if let Ok(staged) = &staged {
+            self.space.set_staged(*staged);
+        }
+        self.space.release(more);
+        noted.and(staged).map(drop)
+    }
+
+    fn reserve_if(&self, bytes: u64, patience: Duration, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
+        if !self.recovery.wait_until_counted(patience) {
+            return Err(StoreError::Full { wanted: bytes });
+        }
+        self.look_at_staged()?;
+        if disk_has_room() && self.space.charge(bytes) {
+            return Ok(());
+        }
+        if self.space.could_fit(bytes) && !self.nothing_to_evict.load(Ordering::Relaxed) {
+            self.evict(self.space.shortfall(bytes))?;
+            if disk_has_room() && self.space.charge(bytes) {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Full { wanted: bytes })
+    }
+
+    /// What to tell somebody who adds something and could make room.
+    fn say_what_is_in_the_way(&self, error: StoreError) -> StoreError {
+        let StoreError::Full { wanted } = error else { return error };
+        match self.space.free_on_disk() {
+            Some(free) if self.space.disk_shortfall(wanted) > 0 => {
+                StoreError::DiskFull { wanted, free, keep_free: self.space.keep_free() }
+            }
+            _ => StoreError::NoRoom { wanted, capacity: self.space.usage().capacity, used: self.space.usage().used },
+        }
+    }
+
+    /// How many bytes could be evicted; no more than `bytes` or a little more are looked for.
+    fn could_evict(&self, bytes: u64) -> Result<u64, StoreError> {
+        // So that the index knows what is held, and blobs waiting to be flushed are not in use.
+        self.flush()?;
+        self.index.evictable(bytes, |hash| self.opened(hash).is_some())
+    }
+
+    /// Evicts the least recently used blobs that nobody has open, `bytes` bytes or a little more.
+    fn evict(&self, bytes: u64) -> Result<(), StoreError> {
+        // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
+        self.flush()?;
+        self.sweep_staged()?;
+        let _structure = self.structure.write();
+        let wanted = bytes.saturating_add(self.space.surplus());
+        let mut freed = 0;
+        while freed < wanted {
+            let step = self.evict_step(wanted - freed, usize::MAX)?;
+            if step.is_empty() {
+                break;
+            }
+            freed += step.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Evicts the least recently used blobs that nobody has open: `bytes` bytes or a little more, but
+    /// `limit` blobs, or what one commit may change, at most. Tells which, with the bytes of each. The
+    /// caller holds `structure`.
+    pub fn evict_step(&self, bytes: u64, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        let limit = limit.min(self.space.entries_per_commit());
+        let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
+        for (hash, record) in &evicted {
+            if let Err(error) = self.layout.unlink(hash) {
+                tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
+            }
+            self.space.release(record.charge());
+            self.space.remove_blob();
+            self.metrics.store_evicted_blobs.inc();
+        }
+        Ok(evicted.into_iter().map(|(hash, record)| (hash, record.charge())).collect())
+    }
+
+    /// Counts what files on their way in take, unless that was done a moment ago.
+    fn look_at_staged(&self) -> Result<(), StoreError> {
+        let now = self.opened_at.elapsed().as_millis() as u64;
+        let last = self.staged_looked_at.load(Ordering::Relaxed);
+        if now.saturating_sub(last) >= STAGED_INTERVAL_MS {
+            self.staged_looked_at.store(now, Ordering::Relaxed);
+            self.count_staged()?;
+        }
+        Ok(())
+    }
+
+    /// Counts what files on their way in take.
+    pub fn count_staged(&self) -> Result<(), StoreError> {
+        let _staging = self.staging.lock();
+        self.space.set_staged(sweep::staged_room(&self.layout, None)?);
+        Ok(())
+    }
+
+    /// Removes files on their way in whose writer is gone, and counts the others.
+    pub fn sweep_staged(&self) -> Result<(), StoreError> {
+        let _staging = self.staging.lock();
+        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
+        Ok(())
+    }
+
+    /// Evicts what is beyond the cap, where something that could not be reserved has taken more.
+    pub fn trim(&self) -> Result<(), StoreError> {
+        self.count_staged()?;
+        match self.space.shortfall(0) {
+            0 => Ok(()),
+            _ if self.nothing_to_evict.load(Ordering::Relaxed) => Ok(()),
+            bytes => self.evict(bytes),
+        }
+    }
+}
