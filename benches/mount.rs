@@ -55,8 +55,8 @@ fn main() {
 
     let home = dir.path().join("holder");
     let holder = runtime.block_on(Node::start(&config(&home, Vec::new()))).unwrap();
-    let hash = add(&runtime, &holder, &home, &plain);
-    let small = small_files(&runtime, &holder, &home, dir.path(), files);
+    let hash = add(&holder, &home, &plain);
+    let small = small_files(&holder, &home, dir.path(), files);
     let peer: PeerSpec = format!("{}@{}", holder.id(), holder.listen_addr()).parse().unwrap();
 
     let names = ["sequential", "random 4 KiB", "mmap", "small files", "stat"];
@@ -117,7 +117,7 @@ fn main() {
     let (floor, cat) = (median(&cold[0]), median(&cold[1]));
     println!("cold cat      floor {floor:>9.0}   mount {cat:>10.0} MB/s     {:>5.2}", cat / floor);
     if large > 0 {
-        page_of_large(&runtime, &holder, &home, dir.path(), &peer, large as u64);
+        page_of_large(&holder, &home, dir.path(), &peer, large as u64);
     }
     runtime.block_on(holder.shutdown());
 }
@@ -138,20 +138,14 @@ fn write_in_segments(path: &Path, from: &Path) -> PathBuf {
 }
 
 /// Small files, each its own content, plain and held by `holder`.
-fn small_files(
-    runtime: &tokio::runtime::Runtime,
-    holder: &std::sync::Arc<Node>,
-    home: &Path,
-    dir: &Path,
-    count: usize,
-) -> Vec<ContentHash> {
+fn small_files(holder: &std::sync::Arc<Node>, home: &Path, dir: &Path, count: usize) -> Vec<ContentHash> {
     let place = plain_place(dir);
     std::fs::create_dir_all(&place).unwrap();
     let bytes = pseudo_random(SMALL_LEN + count);
     let one = |n: usize| {
         let path = place.join(ContentHash::of(&bytes[n..n + SMALL_LEN]).to_string());
         std::fs::write(&path, &bytes[n..n + SMALL_LEN]).unwrap();
-        add(runtime, holder, home, &path)
+        add(holder, home, &path)
     };
     (0..count).map(one).collect()
 }
@@ -213,18 +207,11 @@ fn stat_rate(paths: &[PathBuf]) -> f64 {
 
 /// What a page in the middle of a cold blob of `len` bytes costs. Its content is zeros but for its end, so
 /// that it takes no room twice.
-fn page_of_large(
-    runtime: &tokio::runtime::Runtime,
-    holder: &std::sync::Arc<Node>,
-    home: &Path,
-    dir: &Path,
-    peer: &PeerSpec,
-    len: u64,
-) {
+fn page_of_large(holder: &std::sync::Arc<Node>, home: &Path, dir: &Path, peer: &PeerSpec, len: u64) {
     let path = dir.join("large");
     File::create(&path).unwrap().write_all_at(b"end", len - 3).unwrap();
     let staged = stage(&byhash::config::StateDir::new(home).cache(), Source::File(&path), &|_| {}).unwrap();
-    runtime.block_on(holder.adopt(staged.blob().clone())).unwrap();
+    holder.store().adopt(staged.blob()).unwrap();
     let state = dir.join("large-state");
     let mount = Mounted::start(&state, peer);
     let start = Instant::now();

@@ -35,7 +35,7 @@ fn main() {
     std::fs::write(&plain, pseudo_random(len)).unwrap();
 
     let holder = runtime.block_on(Node::start(&config(&dir.path().join("holder"), Vec::new()))).unwrap();
-    let hash = add(&runtime, &holder, &dir.path().join("holder"), &plain);
+    let hash = add(&holder, &dir.path().join("holder"), &plain);
     let peer: PeerSpec = format!("{}@{}", holder.id(), holder.listen_addr()).parse().unwrap();
     let fuse = Path::new("/dev/fuse").exists();
 

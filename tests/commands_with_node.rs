@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use byhash::control::{ControlHandler, ControlListener, Failure, ProgressFn, StagedBlob, serve};
+use byhash::control::{ControlHandler, ControlListener, Failure, ProgressFn, serve};
 use byhash::daemon::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use byhash::holders::Statement;
 use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
@@ -105,7 +105,9 @@ impl ControlHandler for MadeUp {
         let last = if ask { Statement::All } else { Statement::Silent };
         let peers = vec![PeerReport { spec: "h:1".into(), last: Some(last), ago_ms: Some(1500) }];
         let (state, transfers) = (BlobState::Absent, Vec::new());
-        Box::pin(async move { BlobReport { hash, state, size: None, held: 0, offline: false, transfers, peers } })
+        Box::pin(async move {
+            BlobReport { hash, state, size: None, held: 0, in_place: None, offline: false, transfers, peers }
+        })
     }
 
     fn status(&self) -> BoxFuture<'_, NodeStatus> {
@@ -140,10 +142,6 @@ impl ControlHandler for MadeUp {
                 rtt_ms: None,
             }]
         })
-    }
-
-    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { if blob.size == 0 { Err("the cache is full".into()) } else { Ok(()) } })
     }
 
     fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {

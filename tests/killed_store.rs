@@ -100,7 +100,7 @@ fn killed() {
                 let staged = stage(dir.as_ref(), Source::Stream(&mut sample.content.as_slice()), &|_| {}).unwrap();
                 match store.adopt(staged.blob()) {
                     Ok(()) => say(&format!("added {number}")),
-                    Err(StoreError::Full { .. }) => {}
+                    Err(StoreError::NoRoom { .. }) => {}
                     Err(error) => panic!("{error}"),
                 }
             }

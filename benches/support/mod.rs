@@ -60,9 +60,9 @@ pub fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
     }
 }
 
-pub fn add(runtime: &tokio::runtime::Runtime, node: &Arc<Node>, state: &Path, path: &Path) -> ContentHash {
+pub fn add(node: &Arc<Node>, state: &Path, path: &Path) -> ContentHash {
     let staged = stage(&StateDir::new(state).cache(), Source::File(path), &|_| {}).unwrap();
-    runtime.block_on(node.adopt(staged.blob().clone())).unwrap();
+    node.store().adopt(staged.blob()).unwrap();
     staged.blob().hash
 }
 
@@ -176,7 +176,7 @@ impl Served {
     pub async fn hold(&self, bytes: &[u8]) -> ContentHash {
         let staged = stage(&StateDir::new(&self.state).cache(), Source::Stream(&mut &bytes[..]), &|_| {}).unwrap();
         let hash = staged.blob().hash;
-        self.node.adopt(staged.blob().clone()).await.unwrap();
+        self.node.store().adopt(staged.blob()).unwrap();
         hash
     }
 }

@@ -7,12 +7,14 @@ use clap::Args;
 use super::checksum_line::checksum_line;
 use super::failure::{CommandError, complain};
 use super::flags::StoreFlags;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, out_of_place};
 use super::node::block_on;
 use super::output::print;
 use super::progress::{Shown, bytes_bar};
 use crate::config::StateDir;
-use crate::store::import::{Source, Staged, stage};
+use crate::control::{MAX_STAGED, Order, Report};
+use crate::store::StoreError;
+use crate::store::import::{Batch, Source, StagedBlob, room_for};
 
 /// The arguments of `byhash add`.
 #[derive(Debug, Args)]
@@ -21,32 +23,57 @@ pub(super) struct Add {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
+    /// Do not copy, but serve the files from where they lie, as long as they are what they were
+    #[arg(long)]
+    reference: bool,
+
     #[command(flatten)]
     store: StoreFlags,
 }
 
-/// How many files are staged at most before they are handed over; each keeps a file open.
-const BATCH_FILES: usize = 64;
-/// From how many staged bytes on they are handed over, so that little is lost when it is interrupted.
+/// What the files of a batch have together at most, in bytes (64 MiB), so that little is lost when it is
+/// interrupted. A larger file is a batch of its own.
 const BATCH_BYTES: u64 = 64 << 20;
+
+/// A file to be added.
+struct File<'a> {
+    path: &'a Path,
+    /// Its length in bytes, if that is known before it is read.
+    len: Option<u64>,
+}
 
 impl Add {
     pub(super) fn run(self) -> Result<(), CommandError> {
         let (state, cache_size) = self.store.store()?;
         state.create()?;
+        let adding = Adding { state, cache_size, reference: self.reference };
         let mut all_done = true;
-        let mut batch = Vec::new();
-        for path in &self.paths {
-            match stage_path(&state, path) {
-                Ok(staged) => batch.push((path.as_path(), staged)),
-                Err(error) => all_done = not_added(path, &error),
+        let mut files = self.paths.iter().peekable();
+        while files.peek().is_some() {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while let Some(path) = files.peek() {
+                let file = match adding.look_at(path) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        all_done = not_added(path, &error);
+                        files.next();
+                        continue;
+                    }
+                };
+                let len = if self.reference { Some(0) } else { file.len };
+                let fits = len.is_some_and(|len| bytes + room_for(len) <= BATCH_BYTES);
+                if !batch.is_empty() && (!fits || batch.len() == MAX_STAGED) {
+                    break;
+                }
+                files.next();
+                batch.push(file);
+                bytes += len.map_or(0, room_for);
+                if !fits {
+                    break;
+                }
             }
-            let bytes: u64 = batch.iter().map(|(_, staged)| staged.blob().size).sum();
-            if batch.len() >= BATCH_FILES || bytes >= BATCH_BYTES {
-                all_done &= hand_over(&state, cache_size, std::mem::take(&mut batch))?;
-            }
+            all_done &= adding.batch(&batch, bytes)?;
         }
-        all_done &= hand_over(&state, cache_size, batch)?;
         if all_done { Ok(()) } else { Err(CommandError::AlreadySaid) }
     }
 }
@@ -57,42 +84,122 @@ fn not_added(path: &Path, error: &CommandError) -> bool {
     false
 }
 
-/// Copies and hashes the content of `path`.
-fn stage_path(state: &StateDir, path: &Path) -> Result<Staged, CommandError> {
-    let mut stdin = std::io::stdin().lock();
-    let (source, len) = if path == Path::new("-") {
-        (Source::Stream(&mut stdin), None)
-    } else {
+/// Where it is added to, and how.
+struct Adding {
+    state: StateDir,
+    cache_size: u64,
+    reference: bool,
+}
+
+impl Adding {
+    fn look_at<'a>(&self, path: &'a Path) -> Result<File<'a>, CommandError> {
+        if path == Path::new("-") {
+            if self.reference {
+                return Err(CommandError::Failed("standard input does not lie anywhere: leave --reference out".into()));
+            }
+            return Ok(File { path, len: None });
+        }
         let metadata = std::fs::metadata(path).map_err(|error| CommandError::Failed(error.to_string()))?;
         if metadata.is_dir() {
             return Err(CommandError::Failed("it is a directory: name the files in it".to_owned()));
         }
-        (Source::File(path), metadata.is_file().then_some(metadata.len()))
-    };
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let bar = Shown(bytes_bar(len, &name));
-    Ok(stage(&state.cache(), source, &|done| bar.0.set_position(done))?)
-}
-
-/// Puts what is staged into the store and prints the hash of each; tells whether all of it is
-/// there. Whoever keeps the store is reached once for all, and only now that they are staged, so
-/// that a big file does not keep others from the store.
-fn hand_over(state: &StateDir, cache_size: u64, batch: Vec<(&Path, Staged)>) -> Result<bool, CommandError> {
-    if batch.is_empty() {
-        return Ok(true);
+        Ok(File { path, len: metadata.is_file().then_some(metadata.len()) })
     }
-    block_on(async {
-        let mut keeper = match Keeper::reach(state, cache_size).await {
-            Ok(keeper) => keeper,
-            Err(error) => return Ok(batch.iter().fold(true, |_, (path, _)| not_added(path, &error))),
-        };
+
+    /// Adds files that have `bytes` bytes together and prints the hash of each; tells whether all of them are
+    /// there. Whoever keeps the store makes room for all of them before anything is written, and takes them
+    /// over together when all are staged.
+    fn batch(&self, files: &[File], bytes: u64) -> Result<bool, CommandError> {
         let mut all_done = true;
-        for (path, staged) in batch {
-            match keeper.adopt(staged.blob()).await {
-                Ok(()) => print(&checksum_line(&staged.blob().hash, path))?,
-                Err(error) => all_done = not_added(path, &error),
+        let mut batch = match Batch::create(&self.state.cache()) {
+            Ok(batch) => batch,
+            Err(error) => return Ok(all_not_added(files, &error.into())),
+        };
+        let mut kept = None;
+        let is_small = !self.reference && bytes <= BATCH_BYTES && files.iter().all(|file| file.len.is_some());
+        if is_small {
+            // A store that no node has open stays open here meanwhile, for it takes but a moment.
+            let room = &mut |batch: &str, bytes| self.make_room(&mut kept, batch, bytes);
+            // If there is no room for all, there may be for some.
+            let _ = batch.reserve(bytes, room);
+        }
+        let mut staged: Vec<&Path> = Vec::new();
+        for file in files {
+            match self.stage(&mut batch, file, &mut kept) {
+                Ok(()) => staged.push(file.path),
+                Err(error) => all_done = not_added(file.path, &error),
             }
         }
+        if staged.is_empty() {
+            return Ok(all_done);
+        }
+        let outcomes = batch.sync().map_err(CommandError::from).and_then(|()| self.adopt(kept, batch.blobs()));
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                return Ok(staged.iter().fold(true, |_, path| not_added(path, &error)));
+            }
+        };
+        let mut printed = String::new();
+        for ((path, blob), failure) in staged.iter().zip(batch.blobs()).zip(outcomes) {
+            match failure {
+                None => printed += &checksum_line(&blob.hash, path),
+                Some(error) => all_done = not_added(path, &CommandError::Failed(error)),
+            }
+        }
+        print(&printed)?;
         Ok(all_done)
-    })
+    }
+
+    /// Copies and hashes the content of a file, or only hashes it.
+    fn stage(&self, batch: &mut Batch, file: &File, kept: &mut Option<Keeper>) -> Result<(), CommandError> {
+        let mut stdin = std::io::stdin().lock();
+        let source = match file.path {
+            path if path == Path::new("-") => Source::Stream(&mut stdin),
+            path if self.reference => Source::InPlace(path),
+            path => Source::File(path),
+        };
+        let name = file.path.file_name().unwrap_or(file.path.as_os_str()).to_string_lossy();
+        let bar = Shown(bytes_bar(file.len, &name));
+        let room = &mut |batch: &str, bytes| self.make_room(kept, batch, bytes);
+        batch.stage(source, room, &|done| bar.0.set_position(done))?;
+        Ok(())
+    }
+
+    /// Has room made for a batch. A store that no node has open is kept open for what comes next if `kept` says so.
+    fn make_room(&self, kept: &mut Option<Keeper>, batch: &str, bytes: u64) -> Result<(), StoreError> {
+        let asked = block_on(async {
+            let mut keeper = match kept.take() {
+                Some(keeper) => keeper,
+                None => Keeper::reach(&self.state, self.cache_size).await?,
+            };
+            let order = Order::MakeRoom { batch: batch.to_owned(), bytes };
+            let report = keeper.order(order).await;
+            // A node's connection does not last as long as staging may take.
+            *kept = Some(keeper).filter(|keeper| bytes <= BATCH_BYTES && matches!(keeper, Keeper::Store(_)));
+            match report? {
+                Report::Room => Ok(()),
+                _ => Err(out_of_place()),
+            }
+        });
+        asked.map_err(|error| StoreError::Said(error.to_string()))
+    }
+
+    /// Has what is staged taken over; why each is not there, if it is not.
+    fn adopt(&self, kept: Option<Keeper>, blobs: &[StagedBlob]) -> Result<Vec<Option<String>>, CommandError> {
+        block_on(async {
+            let mut keeper = match kept {
+                Some(keeper) => keeper,
+                None => Keeper::reach(&self.state, self.cache_size).await?,
+            };
+            match keeper.order(Order::Adopt { blobs: blobs.to_vec() }).await? {
+                Report::Adopted { failures } if failures.len() == blobs.len() => Ok(failures),
+                _ => Err(out_of_place()),
+            }
+        })
+    }
+}
+
+fn all_not_added(files: &[File], error: &CommandError) -> bool {
+    files.iter().fold(true, |_, file| not_added(file.path, error))
 }

@@ -7,7 +7,6 @@ use super::failure::CommandError;
 use crate::config::{StateDir, store_config};
 use crate::control::{Client, ControlError, Order, Report};
 use crate::metrics::Metrics;
-use crate::store::import::StagedBlob;
 use crate::store::{Store, StoreError};
 
 /// How long a store may be in use by a process that does not answer on the control socket: another
@@ -49,14 +48,6 @@ impl Keeper {
             )));
         }
         Self::reach(state, cache_size).await
-    }
-
-    /// Takes a staged blob into the store, durably.
-    pub(super) async fn adopt(&mut self, blob: &StagedBlob) -> Result<(), CommandError> {
-        match self {
-            Self::Node(node) => Ok(node.adopt(blob.clone()).await?),
-            Self::Store(store) => Ok(store.adopt(blob)?),
-        }
     }
 
     /// Has something done with the store.

@@ -12,8 +12,8 @@ use super::keeper::{Keeper, out_of_place};
 use super::node::block_on;
 use super::output::print;
 use super::table::{age, size};
-use crate::control::{Order, Report};
-use crate::store::{HeldBlob, Origin};
+use crate::control::{Order, PAGE_LEN, Report};
+use crate::store::{HeldBlob, InPlaceState, Origin};
 
 /// The arguments of `byhash ls`.
 #[derive(Debug, Args)]
@@ -60,13 +60,15 @@ impl Ls {
                 if batch.is_empty() {
                     return Ok(());
                 }
-                let order = Order::Show { hashes: batch.clone() };
-                let Report::Show { blobs } = keeper.order(order).await? else { return Err(out_of_place()) };
-                list.put(&blobs)?;
-                let held: HashSet<_> = blobs.iter().map(|blob| blob.hash).collect();
-                for hash in batch.iter().filter(|hash| !held.contains(hash)) {
-                    complain(&format_args!("{hash}: nothing of it is held here"));
-                    all_held = false;
+                for part in batch.chunks(PAGE_LEN) {
+                    let order = Order::Show { hashes: part.to_vec() };
+                    let Report::Show { blobs } = keeper.order(order).await? else { return Err(out_of_place()) };
+                    list.put(&blobs)?;
+                    let held: HashSet<_> = blobs.iter().map(|blob| blob.hash).collect();
+                    for hash in part.iter().filter(|hash| !held.contains(hash)) {
+                        complain(&format_args!("{hash}: nothing of it is held here"));
+                        all_held = false;
+                    }
                 }
             }
         })?;
@@ -112,15 +114,25 @@ impl List {
     fn for_people(&self, blob: &HeldBlob) -> String {
         line([
             &blob.hash.to_string(),
-            if blob.complete { "complete" } else { "partial" },
+            match (&blob.in_place, blob.complete) {
+                (Some(place), _) if place.state == InPlaceState::Changed => "changed",
+                (Some(place), _) if place.state == InPlaceState::Missing => "missing",
+                (_, true) => "complete",
+                (_, false) => "partial",
+            },
             &size(blob.held),
             &size(blob.size),
             &age(self.now_ms.saturating_sub(blob.last_use_ms)),
             match blob.origin {
                 Origin::Local => "added",
                 Origin::Fetched => "fetched",
+                Origin::Reference => "in place",
             },
-            if blob.pinned { "pinned" } else { "-" },
+            &match (&blob.in_place, blob.pinned) {
+                (Some(place), _) => format!("pinned  {}", place.path.escape_debug()),
+                (None, true) => "pinned".to_owned(),
+                (None, false) => "-".to_owned(),
+            },
         ])
     }
 }
@@ -139,6 +151,7 @@ fn now_ms() -> u64 {
 mod tests {
     use super::*;
     use crate::ids::ContentHash;
+    use crate::store::InPlace;
 
     #[test]
     fn a_blob_is_a_line_below_its_headings() {
@@ -151,11 +164,15 @@ mod tests {
             origin: Origin::Fetched,
             pinned: true,
             last_use_ms: 0,
+            in_place: None,
         };
         let words: Vec<_> = list.for_people(&blob).split_whitespace().map(str::to_owned).collect();
         let hash = ContentHash::EMPTY.to_string();
         assert_eq!(words, [&hash, "partial", "2.5", "MiB", "3.0", "GiB", "2", "h", "fetched", "pinned"]);
-        let local = HeldBlob { complete: true, origin: Origin::Local, pinned: false, ..blob };
+        let local = HeldBlob { complete: true, origin: Origin::Local, pinned: false, ..blob.clone() };
         assert!(list.for_people(&local).ends_with("added      -\n"));
+        let in_place = Some(InPlace { path: "/a b\n".to_owned(), state: InPlaceState::Changed });
+        let changed = list.for_people(&HeldBlob { origin: Origin::Reference, in_place, ..blob });
+        assert!(changed.contains(" changed ") && changed.ends_with("in place   pinned  /a b\\n\n"), "{changed}");
     }
 }

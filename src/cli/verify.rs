@@ -180,10 +180,16 @@ impl Check {
         }
         let Some((bytes, reason)) = self.damaged.remove(&hash) else { return };
         self.figures.damaged_blobs += 1;
-        let damage = format!("{hash}: {} were damaged and have been dropped", size(bytes));
+        let damage = match (scrubbed.origin, scrubbed.in_place.as_ref().and_then(|place| place.complaint())) {
+            (Origin::Reference, why) => {
+                let why = why.unwrap_or("the file from which it was served has changed".to_owned());
+                format!("{hash}: {why}; it is served no more: add it again, or remove it with 'byhash rm'")
+            }
+            _ => format!("{hash}: {} were damaged and have been dropped", size(bytes)),
+        };
         let added = match scrubbed.origin {
             Origin::Local => format!("; it was added here: add it again, to {}", self.state.path().display()),
-            Origin::Fetched => String::new(),
+            Origin::Fetched | Origin::Reference => String::new(),
         };
         match reason {
             None => {

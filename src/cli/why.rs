@@ -41,6 +41,9 @@ impl Why {
     }
 }
 
+/// What to do about a file that is served no more.
+const ADD_AGAIN: &str = ": add it again, or remove it with 'byhash rm'";
+
 fn for_people(report: &BlobReport) -> String {
     let of = report.size.map_or("an unknown size".to_owned(), size);
     let here = match report.state {
@@ -51,6 +54,13 @@ fn for_people(report: &BlobReport) -> String {
     let offline = if report.offline { "yes, all of it" } else { "no, not all of it" };
     let row = |name: &str, value: String| [name.to_owned(), value];
     let mut rows = vec![row("here", here), row("offline", offline.to_owned())];
+    if let Some(place) = &report.in_place {
+        let path = place.path.escape_debug();
+        rows.push(row(
+            "file",
+            place.complaint().map_or_else(|| format!("{path}, served from there"), |why| why + ADD_AGAIN),
+        ));
+    }
     rows.extend(report.transfers.iter().map(|transfer| {
         let what = match transfer.direction {
             Direction::Fetch => "being fetched",
@@ -87,6 +97,7 @@ fn said(peer: &PeerReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{InPlace, InPlaceState};
 
     #[test]
     fn it_says_what_is_here_and_what_each_peer_said() {
@@ -97,14 +108,20 @@ mod tests {
             state: BlobState::Partial,
             size: Some(1 << 20),
             held: 1 << 14,
+            in_place: Some(InPlace { path: "/a\nb".into(), state: InPlaceState::Changed }),
             offline: false,
             transfers: Vec::new(),
             peers: vec![peer(Some(Statement::All)), peer(None), peer(Some(unreachable))],
         };
         let text = for_people(&report);
-        for part in
-            ["16.0 KiB of 1.0 MiB", "offline  no", "h:1: has all of it (1.5 s ago)", "--ask", "nobody is there (1.5 s"]
-        {
+        for part in [
+            "16.0 KiB of 1.0 MiB",
+            "offline  no",
+            "h:1: has all of it (1.5 s ago)",
+            "/a\\nb, from which it was served, has changed since: add it again",
+            "--ask",
+            "nobody is there (1.5 s",
+        ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains('@'));

@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
-use super::{ControlError, Order, PrefetchEvent, Report, Request, Response, StagedBlob};
+use super::{ControlError, Order, PrefetchEvent, Report, Request, Response};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
 use crate::store::Scrubbed;
@@ -46,14 +46,6 @@ impl Client {
     pub async fn peers(&mut self) -> Result<Vec<PeerStatus>, ControlError> {
         match self.ask(&Request::Peers).await? {
             Response::Peers { peers } => Ok(peers),
-            _ => Err(ControlError::OutOfPlace),
-        }
-    }
-
-    /// Hands a staged blob over; it is in the store, durably, when this returns.
-    pub async fn adopt(&mut self, blob: StagedBlob) -> Result<(), ControlError> {
-        match self.ask(&Request::Adopt(blob)).await? {
-            Response::Adopted => Ok(()),
             _ => Err(ControlError::OutOfPlace),
         }
     }

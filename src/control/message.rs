@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::{Order, Report};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::ContentHash;
-use crate::store::import::StagedBlob;
 use crate::transfer::{FetchError, TransferStatus};
 
 /// A question to the node.
@@ -30,8 +29,6 @@ pub enum Request {
         /// Whether to ask the peers now.
         ask: bool,
     },
-    /// Take a staged blob into the store.
-    Adopt(StagedBlob),
     /// Fetch blobs into the store.
     Prefetch {
         /// Their names, at most [`super::MAX_HASHES`].
@@ -78,8 +75,6 @@ pub enum Response {
     },
     /// To [`Request::Why`].
     Why(Box<BlobReport>),
-    /// To [`Request::Adopt`]: the blob is in the store, durably.
-    Adopted,
     /// To [`Request::Prefetch`]: one of any number of such answers. After the last comes an end frame.
     Prefetch(PrefetchEvent),
     /// To [`Request::Mend`]: all of it is held again.
@@ -173,8 +168,6 @@ mod tests {
         let shown = |message: &Request| serde_json::to_string(message).unwrap();
         assert_eq!(shown(&Request::Status), r#"{"request":"status"}"#);
         assert_eq!(shown(&Request::Get { hash }), format!(r#"{{"request":"get","hash":"{hash}"}}"#));
-        let adopt = Request::Adopt(StagedBlob { hash, size: 7, name: "x".into() });
-        assert_eq!(shown(&adopt), format!(r#"{{"request":"adopt","hash":"{hash}","size":7,"name":"x"}}"#));
         let error = Response::Error(FetchError::TimedOut.into());
         assert_eq!(
             serde_json::to_string(&error).unwrap(),

@@ -25,9 +25,8 @@ pub use client::{BlobStream, Client, PrefetchStream};
 pub use error::ControlError;
 pub use frame::{MAX_DATA_LEN, MAX_MESSAGE_LEN};
 pub use message::{Failure, FailureKind, PrefetchEvent, Request, Response};
-pub use order::{MAX_HASHES, Order, Report};
+pub use order::{MAX_HASHES, MAX_STAGED, Order, PAGE_LEN, Report};
 
-pub use crate::store::import::StagedBlob;
 pub use server::{ControlHandler, ControlListener, ProgressFn, serve};
 
 #[cfg(test)]

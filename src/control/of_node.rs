@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ControlHandler, Failure, FailureKind, ProgressFn, StagedBlob};
+use super::{ControlHandler, Failure, FailureKind, ProgressFn};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::daemon::{MendError, Node};
 use crate::ids::{ContentHash, TransferId};
@@ -28,10 +28,6 @@ impl ControlHandler for Node {
 
     fn why(&self, hash: ContentHash, ask: bool) -> BoxFuture<'_, BlobReport> {
         Box::pin(Self::why(self, hash, ask))
-    }
-
-    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { Self::adopt(self, blob).await.map_err(|error| error.to_string()) })
     }
 
     fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {

@@ -3,14 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ContentHash;
+use crate::store::import::StagedBlob;
 use crate::store::{Collected, HeldBlob, Page, PinOutcome, Scrubbed, Store, StoreError};
 
 /// The most hashes that one order may name: bounds what it does at a time, and its message to some
 /// 70 KiB.
 pub const MAX_HASHES: usize = 1024;
 
-/// Blobs on a page of a list: some 70 KiB of JSON.
-const PAGE_LEN: usize = 256;
+/// Blobs that one report tells of: some 40 KiB of JSON, or 600 KiB if all are served from files whose paths
+/// are as long as can be.
+pub const PAGE_LEN: usize = 128;
+
+/// The most staged blobs that one order may name: some 40 KiB of JSON.
+pub const MAX_STAGED: usize = 256;
 
 /// Bytes that one [`Order::Verify`] checks (64 MiB): a fraction of a second on most disks.
 const VERIFY_STEP: u64 = 64 << 20;
@@ -29,7 +34,7 @@ pub enum Order {
     },
     /// Show those of these blobs of which something is held.
     Show {
-        /// Their names, at most [`MAX_HASHES`].
+        /// Their names, at most [`PAGE_LEN`].
         hashes: Vec<ContentHash>,
     },
     /// Keep blobs from eviction, or no longer.
@@ -50,6 +55,18 @@ pub enum Order {
         hashes: Vec<ContentHash>,
         /// The group of the first one to begin at.
         group: u64,
+    },
+    /// Make room for a batch of files on their way in.
+    MakeRoom {
+        /// The batch.
+        batch: String,
+        /// What it may take in all, in bytes.
+        bytes: u64,
+    },
+    /// Take staged blobs over, durably.
+    Adopt {
+        /// At most [`MAX_STAGED`].
+        blobs: Vec<StagedBlob>,
     },
     /// Remove some of what nobody has asked to keep.
     Collect {
@@ -85,6 +102,13 @@ pub enum Report {
         /// to go on at, it is not through.
         results: Vec<Option<Scrubbed>>,
     },
+    /// Of [`Order::MakeRoom`]: there is room.
+    Room,
+    /// Of [`Order::Adopt`].
+    Adopted {
+        /// One a blob: why it is not there, a sentence; `None` if it is.
+        failures: Vec<Option<String>>,
+    },
     /// Of [`Order::Collect`].
     Collect(Collected),
 }
@@ -98,6 +122,14 @@ impl Order {
             Self::Pin { hashes, pinned } => Report::Pin { outcomes: store.set_pinned(hashes, *pinned)? },
             Self::Remove { hashes } => Report::Remove { freed: store.remove_all(hashes)? },
             Self::Verify { hashes, group } => Report::Verify { results: verify(store, hashes, *group)? },
+            Self::MakeRoom { batch, bytes } => {
+                store.make_room(batch, *bytes)?;
+                Report::Room
+            }
+            Self::Adopt { blobs } => {
+                let failure = |result: Result<(), StoreError>| result.err().map(|error| error.to_string());
+                Report::Adopted { failures: store.adopt_all(blobs).into_iter().map(failure).collect() }
+            }
             Self::Collect { target } => Report::Collect(store.collect(*target)?),
         })
     }
@@ -105,16 +137,17 @@ impl Order {
 
 fn verify(store: &Store, hashes: &[ContentHash], mut group: u64) -> Result<Vec<Option<Scrubbed>>, StoreError> {
     let mut results = Vec::new();
-    let (mut left, mut ranges) = (VERIFY_STEP, 0);
+    let (mut left, mut ranges, mut paths) = (VERIFY_STEP, 0, 0);
     for hash in hashes {
         let result = store.scrub(hash, std::mem::take(&mut group), left)?;
         if let Some(scrubbed) = &result {
             left = left.saturating_sub(scrubbed.checked);
             ranges += scrubbed.dropped.len();
+            paths += usize::from(scrubbed.in_place.is_some());
         }
         let unfinished = result.as_ref().is_some_and(|scrubbed| scrubbed.next.is_some());
         results.push(result);
-        if unfinished || left == 0 || ranges >= VERIFY_RANGES {
+        if unfinished || left == 0 || ranges >= VERIFY_RANGES || paths >= PAGE_LEN {
             break;
         }
     }
@@ -125,7 +158,7 @@ fn verify(store: &Store, hashes: &[ContentHash], mut group: u64) -> Result<Vec<O
 mod tests {
     use super::super::{MAX_MESSAGE_LEN, Request, Response};
     use super::*;
-    use crate::store::Origin;
+    use crate::store::{InPlace, InPlaceState, Origin};
 
     #[test]
     fn the_json_of_orders_and_reports() {
@@ -153,8 +186,9 @@ mod tests {
             origin: Origin::Fetched,
             pinned: false,
             last_use_ms: u64::MAX,
+            in_place: Some(InPlace { path: "p".repeat(4096), state: InPlaceState::Changed }),
         };
-        let report = Response::Store(Report::Show { blobs: vec![blob; MAX_HASHES] });
+        let report = Response::Store(Report::Show { blobs: vec![blob; PAGE_LEN] });
         assert!(serde_json::to_vec(&report).unwrap().len() < MAX_MESSAGE_LEN);
     }
 }

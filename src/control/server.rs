@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_data, write_end, write_message};
 use super::prefetch::prefetch;
-use super::{ControlError, Failure, FailureKind, MAX_HASHES, Order, Request, Response, StagedBlob};
+use super::{ControlError, Failure, FailureKind, MAX_HASHES, Order, Request, Response};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{BlobRange, ContentHash, TransferId};
 use crate::store::Store;
@@ -60,9 +60,6 @@ pub trait ControlHandler: Send + Sync + 'static {
 
     /// What is known of a blob; `ask` asks the peers now.
     fn why(&self, hash: ContentHash, ask: bool) -> BoxFuture<'_, BlobReport>;
-
-    /// Takes a staged blob into the store, durably. The error is a sentence.
-    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>>;
 
     /// Fetches what is missing of `hash` into the store; it is complete there when this returns.
     fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>>;
@@ -188,10 +185,6 @@ async fn answer(
             Err(error) => Response::Error(Failure { kind: FailureKind::BadRequest, error: format!("{error}") }),
         },
         Ok(Request::Why { hash, ask }) => Response::Why(Box::new(handler.why(hash, ask).await)),
-        Ok(Request::Adopt(blob)) => match handler.adopt(blob).await {
-            Ok(()) => Response::Adopted,
-            Err(error) => Response::Error(Failure { kind: FailureKind::Other, error }),
-        },
         Ok(Request::Prefetch { hashes }) => match within_limit(hashes.len()) {
             Ok(()) => return prefetch(to, handler, hashes).await,
             Err(failure) => Response::Error(failure),
@@ -231,7 +224,8 @@ async fn carry_out(store: &Store, order: Order) -> Response {
         | Order::Pin { hashes, .. }
         | Order::Remove { hashes }
         | Order::Verify { hashes, .. } => hashes.len(),
-        Order::List { .. } | Order::Collect { .. } => 0,
+        Order::Adopt { blobs } => blobs.len(),
+        Order::List { .. } | Order::MakeRoom { .. } | Order::Collect { .. } => 0,
     };
     if let Err(failure) = within_limit(hashes) {
         return Response::Error(failure);

@@ -150,11 +150,9 @@ impl ControlHandler for FakeNode {
         let last = ask.then_some(Statement::Part { groups: 3 });
         let peers = vec![PeerReport { spec: "h:1".into(), last, ago_ms: Some(5) }];
         let (state, transfers) = (BlobState::Partial, vec![transfer()]);
-        Box::pin(async move { BlobReport { hash, state, size: None, held: 7, offline: false, transfers, peers } })
-    }
-
-    fn adopt(&self, blob: StagedBlob) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { if blob.name == "good" { Ok(()) } else { Err(format!("no {}", blob.name)) } })
+        Box::pin(async move {
+            BlobReport { hash, state, size: None, held: 7, in_place: None, offline: false, transfers, peers }
+        })
     }
 
     fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {
@@ -248,9 +246,6 @@ async fn questions_are_answered_one_after_another_on_one_connection() {
         let hash = ContentHash::of(b"why");
         assert_eq!(client.why(hash, ask).await.unwrap(), running.node.why(hash, ask).await);
     }
-    let staged = |name: &str| StagedBlob { hash: ContentHash::EMPTY, size: 0, name: name.into() };
-    client.adopt(staged("good")).await.unwrap();
-    assert_eq!(client.adopt(staged("bad")).await.unwrap_err().to_string(), "no bad");
     let content = content();
     let stream = client.get(ContentHash::of(&content)).await.unwrap();
     assert_eq!(stream.size(), BLOB_LEN);

@@ -19,7 +19,6 @@ use crate::fuse::MountModes;
 use crate::holders::{self, Holders, hints};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
-use crate::store::import::StagedBlob;
 use crate::store::{Store, StoreError};
 use crate::transfer::{BlobSource, BlobState, BufferBudget, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
@@ -173,7 +172,9 @@ impl Node {
         let peers = self.holders.peers().iter().enumerate().map(report).collect();
         let mut transfers = self.transfers();
         transfers.retain(|transfer| transfer.hash == hash);
-        BlobReport { hash, state, size, held, offline: state == BlobState::Complete, transfers, peers }
+        let shown = self.store.show(&[hash]).ok().and_then(|mut shown| shown.pop());
+        let in_place = shown.and_then(|shown| shown.in_place);
+        BlobReport { hash, state, size, held, in_place, offline: state == BlobState::Complete, transfers, peers }
     }
 
     /// Its metrics.
@@ -184,15 +185,6 @@ impl Node {
     /// Notes where it is mounted, and who knows how the mount runs.
     pub fn note_mount(&self, mountpoint: PathBuf, modes: Arc<MountModes>) {
         *self.mount.lock() = Some((mountpoint, modes));
-    }
-
-    /// Takes a staged blob into the store, durably.
-    ///
-    /// # Errors
-    /// In one sentence: the store's.
-    pub async fn adopt(&self, staged: StagedBlob) -> anyhow::Result<()> {
-        let store = self.store.clone();
-        Ok(tokio::task::spawn_blocking(move || store.adopt(&staged)).await??)
     }
 
     /// How the node is.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::holders::Statement;
 use crate::ids::{ContentHash, PeerId};
+use crate::store::InPlace;
 use crate::transfer::{BlobState, SpaceUsage, TransferStatus};
 
 /// A running node, as `byhash status --json` shows it.
@@ -73,6 +74,9 @@ pub struct BlobReport {
     pub size: Option<u64>,
     /// Verified bytes of it in the cache.
     pub held: u64,
+    /// The file of the user's that it is served from, if it is. Once that has changed, nothing of the blob is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<InPlace>,
     /// Whether it could be read whole without any peer.
     pub offline: bool,
     /// What is under way for it.

@@ -1,5 +1,6 @@
-//! Taking over staged files as a blob of this node.
+//! Taking over staged files as blobs of this node.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -7,37 +8,154 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
-use super::StoreError;
+use super::blob::Blob;
 use super::error::io_error;
 use super::files::complete_mode;
 use super::import::StagedBlob;
 use super::layout::{OUTBOARD_SUFFIX, remove_if_there};
 use super::record::{Origin, Record};
 use super::shared::Shared;
-use super::sweep::staged_bytes;
+use super::{StoreError, sweep};
+use crate::ids::ContentHash;
 use crate::verify::{MAX_BLOB_LEN, group_count, outboard_len};
 
-/// See [`super::Store::adopt`].
-pub(super) fn adopt(shared: &Arc<Shared>, staged: &StagedBlob) -> Result<(), StoreError> {
-    let files = StagedFiles::check(shared, staged)?;
-    if let Some(blob) = shared.open_blob(&staged.hash)? {
-        // What is damaged is replaced: whoever adds it again may want just that.
-        if blob.is_complete() && blob.check(0..group_count(staged.size)).is_ok() {
-            blob.files()?.keep()?;
-            blob.make_local();
-            shared.flush()?;
-            return files.remove();
-        }
-        shared.forget(&blob)?;
+/// See [`super::Store::adopt_all`].
+pub(super) fn adopt_all(shared: &Arc<Shared>, staged: &[StagedBlob]) -> Vec<Result<(), StoreError>> {
+    let mut results: Vec<Option<Result<(), StoreError>>> = Vec::new();
+    let mut moves: Vec<Move> = Vec::new();
+    // The same content twice is one blob.
+    let mut first: HashMap<ContentHash, usize> = HashMap::new();
+    for (number, staged) in staged.iter().enumerate() {
+        let twin = first.get(&staged.hash).filter(|twin| !matches!(results[**twin], Some(Err(_))));
+        results.push(match twin {
+            Some(_) => Some(StagedFiles::check(shared, staged).and_then(|files| files.remove())),
+            None => match Move::prepare(shared, staged) {
+                Ok(prepared) => {
+                    first.insert(staged.hash, number);
+                    let is_done = prepared.is_none();
+                    moves.extend(prepared.map(|prepared| Move { number, ..prepared }));
+                    is_done.then_some(Ok(()))
+                }
+                Err(error) => Some(Err(error)),
+            },
+        });
     }
-    let held = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
-    let record = Record::new(staged.size, &held, Origin::Local, true, shared.time_of_use());
-    let moving = shared.space.moving(record.charge());
-    shared.reserve_on_disk(record.charge())?;
-    let moved = files.move_in(shared, &record).inspect_err(|_| shared.space.release(record.charge()));
-    shared.space.set_staged(staged_bytes(&shared.layout)?);
+    // What was held already is now known to be added here.
+    if let Err(error) = shared.flush() {
+        let error = error.to_string();
+        results.iter_mut().flatten().filter(|result| result.is_ok()).for_each(|result| {
+            *result = Err(StoreError::Said(error.clone()));
+        });
+    }
+    let charge: u64 = moves.iter().map(|prepared| prepared.record.charge()).sum();
+    let moving = shared.space.moving(charge);
+    let reserved = moves.iter().map(|prepared| shared.reserve_on_disk(prepared.record.charge())).collect::<Vec<_>>();
+    for (prepared, reserved) in moves.iter().zip(reserved) {
+        results[prepared.number] = reserved.err().map(Err);
+    }
+    moves.retain(|prepared| results[prepared.number].is_none());
+    let staging = shared.staging.lock();
+    for (prepared, moved) in moves.iter().zip(move_all(shared, &moves)) {
+        if moved.is_err() {
+            shared.space.release(prepared.record.charge());
+        } else {
+            give_back_room(shared, prepared);
+        }
+        results[prepared.number] = Some(moved);
+    }
+    let left = sweep::staged_room(&shared.layout, None);
     drop(moving);
-    moved
+    match left {
+        Ok(left) => shared.space.set_staged(left),
+        Err(error) => tracing::warn!(%error, "what is being added could not be counted; that is tried again"),
+    }
+    drop(staging);
+    results.into_iter().flatten().collect()
+}
+
+/// What the blob now takes, its batch need not take any more.
+fn give_back_room(shared: &Shared, moved: &Move) {
+    let batch = moved.files.staged.batch();
+    let shortened = shared.layout.staged_batch(batch).and_then(|lock| {
+        let len = lock.metadata().map_err(io_error("stat", &shared.layout.tmp().join(batch)))?.len();
+        shared.layout.note_room(&lock, batch, len.saturating_sub(moved.record.charge()))
+    });
+    if let Err(error) = shortened {
+        tracing::debug!(%error, "room that was kept for an added file is kept until all of its batch are added");
+    }
+}
+
+/// A staged file that is to be put in place.
+struct Move<'a> {
+    number: usize,
+    files: StagedFiles<'a>,
+    record: Record,
+    /// The handle to what is held so far, kept so that it knows of what takes its place.
+    _held: Option<Arc<Blob>>,
+}
+
+impl<'a> Move<'a> {
+    /// Checks what is staged, and what is held; `None` if that is what was wanted.
+    fn prepare(shared: &Arc<Shared>, staged: &'a StagedBlob) -> Result<Option<Self>, StoreError> {
+        let files = StagedFiles::check(shared, staged)?;
+        let held = shared.open_blob(&staged.hash)?;
+        if let Some(blob) = &held {
+            let origin = blob.info().origin;
+            // A copy of ours is better than a file of the user's; one that was fetched makes room for that.
+            let is_better = origin == Origin::Local || origin == Origin::Fetched && !staged.reference;
+            // What is damaged is replaced: whoever adds it again may want just that.
+            if is_better && blob.is_complete() && blob.check(0..group_count(staged.size)).is_ok() {
+                blob.files()?.keep()?;
+                blob.make_local();
+                return files.remove().map(|()| None);
+            }
+            if origin != Origin::Reference {
+                shared.forget(blob)?;
+            }
+        }
+        let origin = if staged.reference { Origin::Reference } else { Origin::Local };
+        let groups = RangeSet::from_iter(std::iter::once(0..group_count(staged.size)));
+        let record = Record::new(staged.size, &groups, origin, true, shared.time_of_use());
+        Ok(Some(Self { number: 0, files, record, _held: held }))
+    }
+}
+
+/// Puts the files in place, makes that durable, and then tells the index: each step for all.
+fn move_all(shared: &Arc<Shared>, moves: &[Move]) -> Vec<Result<(), StoreError>> {
+    let _structure = shared.structure.write();
+    let mut results: Vec<_> = moves.iter().map(|prepared| prepared.files.rename(shared)).collect();
+    let shards: BTreeSet<u8> = moves.iter().map(|prepared| prepared.files.staged.hash.as_bytes()[0]).collect();
+    let unsynced: HashMap<u8, StoreError> =
+        shards.into_iter().filter_map(|shard| Some((shard, shared.layout.sync_shard_of(shard).err()?))).collect();
+    for (prepared, result) in moves.iter().zip(&mut results) {
+        let shard = prepared.files.staged.hash.as_bytes()[0];
+        if let Some(error) = unsynced.get(&shard).filter(|_| result.is_ok()) {
+            *result = Err(StoreError::Said(error.to_string()));
+        }
+    }
+    let in_place: Vec<usize> = (0..moves.len()).filter(|number| results[*number].is_ok()).collect();
+    for part in in_place.chunks(shared.space.entries_per_commit()) {
+        let entries = || part.iter().map(|number| &moves[*number]);
+        let told = shared.write_index(|batch| {
+            entries().try_for_each(|prepared| batch.put(&prepared.files.staged.hash, &prepared.record))
+        });
+        if let Err(error) = told {
+            let error = error.to_string();
+            part.iter().for_each(|number| results[*number] = Err(StoreError::Said(error.clone())));
+            continue;
+        }
+        for prepared in entries() {
+            shared.space.add_blob();
+            // Somebody may have begun to fetch it meanwhile.
+            if let Some(blob) = shared.opened(&prepared.files.staged.hash)
+                && let Some(charged) = blob.replace_by_added(&prepared.record)
+            {
+                shared.space.release(charged);
+                shared.space.remove_blob();
+            }
+        }
+    }
+    results
 }
 
 /// Where the staged files are and where they go.
@@ -51,14 +169,24 @@ impl<'a> StagedFiles<'a> {
     /// Checks that the name stays inside `tmp`, and that the files have the lengths they should.
     fn check(shared: &Shared, staged: &'a StagedBlob) -> Result<Self, StoreError> {
         let refused = || StoreError::NotStaged(staged.name.clone());
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if staged.name.is_empty() || !staged.name.chars().all(plain) || staged.size > MAX_BLOB_LEN {
+        let (batch, number) = staged.name.split_once('.').ok_or_else(refused)?;
+        let plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if !plain(batch) || !plain(number) || staged.size > MAX_BLOB_LEN {
             return Err(refused());
         }
         let content = shared.layout.tmp().join(&staged.name);
         let outboard = shared.layout.tmp().join(format!("{}{OUTBOARD_SUFFIX}", staged.name));
         let nodes = outboard_len(staged.size);
-        if !is_file_of(&content, staged.size) || nodes > 0 && !is_file_of(&outboard, nodes) {
+        if nodes > 0 && !is_file_of(&outboard, nodes, false) {
+            return Err(refused());
+        }
+        if staged.reference {
+            let place = fs::read_link(&content).map_err(|_| refused())?;
+            // Whoever keeps the store may see other files than the user does.
+            if !place.is_absolute() || !is_file_of(&content, staged.size, true) {
+                return Err(StoreError::NotInPlace { path: place, why: "the node cannot read it there" });
+            }
+        } else if !is_file_of(&content, staged.size, false) {
             return Err(refused());
         }
         Ok(Self { staged, content, outboard })
@@ -69,39 +197,30 @@ impl<'a> StagedFiles<'a> {
         remove_if_there(&self.outboard)
     }
 
-    /// Puts the files in place, makes that durable, and then tells the index.
-    fn move_in(&self, shared: &Arc<Shared>, record: &Record) -> Result<(), StoreError> {
+    /// Puts the files in place, the outboard first. The caller holds `structure`.
+    fn rename(&self, shared: &Shared) -> Result<(), StoreError> {
         let hash = &self.staged.hash;
-        let _structure = shared.structure.write();
-        let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
-        let metadata = content.metadata().map_err(io_error("stat", &self.content))?;
-        // Staging has seen to it, unless another byhash has staged it.
-        if metadata.mode() & 0o7777 != complete_mode(true) {
-            let mode = Permissions::from_mode(complete_mode(true));
-            content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
-            content.sync_all().map_err(io_error("sync", &self.content))?;
+        if !self.staged.reference {
+            let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
+            let metadata = content.metadata().map_err(io_error("stat", &self.content))?;
+            // Staging has seen to it, unless another byhash has staged it.
+            if metadata.mode() & 0o7777 != complete_mode(true) {
+                let mode = Permissions::from_mode(complete_mode(true));
+                content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
+                content.sync_all().map_err(io_error("sync", &self.content))?;
+            }
         }
         if outboard_len(self.staged.size) > 0 {
             let place = shared.layout.outboard(hash);
             fs::rename(&self.outboard, &place).map_err(io_error("rename", &self.outboard))?;
         }
-        fs::rename(&self.content, shared.layout.content(hash)).map_err(io_error("rename", &self.content))?;
-        shared.layout.sync_shard(hash)?;
-        shared.write_index(|batch| batch.put(hash, record))?;
-        shared.space.add_blob();
-        // Somebody may have begun to fetch it meanwhile.
-        if let Some(blob) = shared.opened(hash)
-            && let Some(charged) = blob.replace_by_local(record.charge())
-        {
-            shared.space.release(charged);
-            shared.space.remove_blob();
-        }
-        Ok(())
+        fs::rename(&self.content, shared.layout.content(hash)).map_err(io_error("rename", &self.content))
     }
 }
 
-fn is_file_of(path: &Path, len: u64) -> bool {
-    let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+/// Whether `path` is a regular file of `len` bytes, or, if `follow`, a link to one.
+fn is_file_of(path: &Path, len: u64, follow: bool) -> bool {
+    let options = libc::O_NONBLOCK | if follow { 0 } else { libc::O_NOFOLLOW };
     let metadata = OpenOptions::new().read(true).custom_flags(options).open(path).and_then(|file| file.metadata());
     metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == len)
 }

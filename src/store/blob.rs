@@ -151,14 +151,20 @@ impl Blob {
     }
 
     /// The content file of a complete blob, opened anew for reading only. What it holds was
-    /// verified when it was written; [`Self::check`] tells whether it still is right.
+    /// verified when it was written; [`Self::check`] tells whether it still is right. A file of the user's,
+    /// which may change at any moment, is not given out.
     pub fn content_file(&self) -> Result<File, StoreError> {
-        if !self.is_complete() {
+        if !self.is_complete() || self.is_in_place() {
             return Err(self.not_held(0..group_count(self.size)));
         }
         self.files()?;
         let path = self.shared.layout.content(&self.hash);
         File::open(&path).map_err(io_error("open", &path))
+    }
+
+    /// Whether it is served from a file of the user's.
+    pub fn is_in_place(&self) -> bool {
+        self.state.lock().origin == Origin::Reference
     }
 
     /// When it was last used, in milliseconds since 1970.
@@ -198,7 +204,8 @@ impl Blob {
         if let Some(files) = &state.files {
             return Ok(files.clone());
         }
-        let files = Arc::new(Files::open(&self.shared.layout, &self.hash, self.size)?);
+        let files =
+            Arc::new(Files::open(&self.shared.layout, &self.hash, self.size, state.origin == Origin::Reference)?);
         state.files = Some(files.clone());
         Ok(files)
     }
@@ -206,7 +213,7 @@ impl Blob {
     /// Drops all that is held because its files are not what the index says.
     pub(super) fn drop_all(&self) -> Result<(), StoreError> {
         self.shared.metrics.store_corrupt_groups.add(self.state.lock().held_groups);
-        self.shared.forget(self)
+        if self.is_in_place() { self.shared.let_go(self, None) } else { self.shared.forget(self) }
     }
 
     /// Takes note that nothing is held any more, and returns what was charged for.
@@ -223,17 +230,29 @@ impl Blob {
         state.charged.take()
     }
 
-    /// Takes note that complete files have been put in place for which `charge` bytes are charged,
+    /// Takes note that nothing is held any more of a blob that is served from a file of the user's, and tells
+    /// whether it is one and something was held. What is charged for it stays.
+    pub(super) fn lose_place(&self) -> bool {
+        let mut state = self.state.lock();
+        let loses = state.origin == Origin::Reference && state.held_groups > 0;
+        if loses {
+            state.held.clear();
+            (state.held_groups, state.complete, state.files) = (0, false, None);
+        }
+        loses
+    }
+
+    /// Takes note that complete files have been put in place, which are charged for, as `record` says,
     /// and returns what was charged for before.
-    pub(super) fn replace_by_local(&self, charge: u64) -> Option<u64> {
+    pub(super) fn replace_by_added(&self, record: &Record) -> Option<u64> {
         let before = self.clear();
         let mut state = self.state.lock();
         let all = 0..group_count(self.size);
         state.held_groups = all.end;
         state.held.insert(all);
         state.complete = true;
-        state.charged = Some(charge);
-        (state.origin, state.pinned) = (Origin::Local, true);
+        state.charged = Some(record.charge());
+        (state.origin, state.pinned) = (record.origin, record.pinned);
         before
     }
 

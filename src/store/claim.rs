@@ -67,13 +67,17 @@ pub(super) fn verify(
         return Ok(None);
     }
     let path = shared.layout.content(hash);
-    let size = match fs::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_BLOB_LEN => metadata.len(),
+    let found = fs::symlink_metadata(&path).and_then(|metadata| {
+        let in_place = metadata.is_symlink();
+        Ok((if in_place { fs::metadata(&path)? } else { metadata }, in_place))
+    });
+    let (size, in_place) = match found {
+        Ok((metadata, in_place)) if metadata.is_file() && metadata.len() <= MAX_BLOB_LEN => (metadata.len(), in_place),
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("stat", &path)(error)),
     };
-    let files = match Files::open(&shared.layout, hash, size) {
+    let files = match Files::open(&shared.layout, hash, size, in_place) {
         Ok(files) => files,
         Err(StoreError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error),
@@ -95,8 +99,16 @@ pub(super) fn verify(
         check(&files, hash, size, groups.clone(), &mut held)?;
         at = groups.end;
     }
-    let kept = metadata.mode() & KEPT_BIT != 0;
-    let origin = if kept { Origin::Local } else { Origin::Fetched };
+    if in_place && held.iter().ne(std::iter::once(&(0..group_count(size)))) {
+        tracing::warn!(%hash, "the file it was served from has changed; it is served no more");
+        return Ok(None);
+    }
+    let kept = in_place || metadata.mode() & KEPT_BIT != 0;
+    let origin = match (in_place, kept) {
+        (true, _) => Origin::Reference,
+        (false, true) => Origin::Local,
+        (false, false) => Origin::Fetched,
+    };
     let last_use = metadata.mtime().max(metadata.atime()).max(0) as u64 * 1000;
     let record = Record::new(size, &held, origin, kept, last_use);
     Ok(Some(Verified { hash: *hash, record, files, stamp }))
@@ -111,7 +123,8 @@ pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<usiz
     let _structure = shared.structure.write();
     let mut taken = Vec::new();
     for blob in verified {
-        let same = Files::open(&shared.layout, &blob.hash, blob.record.size).and_then(|files| files.stamp());
+        let again = Files::open(&shared.layout, &blob.hash, blob.record.size, blob.files.in_place);
+        let same = again.and_then(|files| files.stamp());
         let untouched = matches!(same, Ok(stamp) if stamp == blob.stamp);
         if untouched && shared.opened(&blob.hash).is_none() && shared.index.get(&blob.hash)?.is_none() {
             taken.push(blob);

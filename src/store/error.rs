@@ -24,6 +24,38 @@ pub enum StoreError {
         /// Bytes that were asked for.
         wanted: u64,
     },
+    /// No room below the cap for something that is to be added.
+    #[error(
+        "the cache has no room for {}: it may take {}, and what it holds is pinned, was added here or is in use \
+         ({} with the index and what is being added): 'byhash rm' and 'byhash unpin' make room, 'byhash ls' shows \
+         what is held, and --cache-size allows more",
+        shown(*wanted), shown(*capacity), shown(*used)
+    )]
+    NoRoom {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// What the store may take, in bytes.
+        capacity: u64,
+        /// What it takes, in bytes.
+        used: u64,
+    },
+    /// No room on the disk for something that is to be added.
+    #[error(
+        "the disk of the cache has no room for {}: {} are free, of which {} are to stay free, and nothing that is \
+         held may be evicted: remove something, with 'byhash rm' or elsewhere on that disk",
+        shown(*wanted), shown(*free), shown(*keep_free)
+    )]
+    DiskFull {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// Bytes free on the file system.
+        free: u64,
+        /// Bytes that are to stay free there.
+        keep_free: u64,
+    },
+    /// What failed for several blobs at once, or in another process; a sentence.
+    #[error("{0}")]
+    Said(String),
     /// The files of a blob are not what the index says: the groups named have been dropped and may be fetched again.
     #[error("groups {groups:?} of {hash} were damaged on disk and have been dropped")]
     Corrupt {
@@ -71,6 +103,14 @@ pub enum StoreError {
     /// What was to be added is a directory.
     #[error("{} is a directory; only files can be added", .0.display())]
     Directory(PathBuf),
+    /// A file that cannot be served from where it lies.
+    #[error("{} cannot be served from where it lies: {why}", path.display())]
+    NotInPlace {
+        /// The file.
+        path: PathBuf,
+        /// Why, as a sentence.
+        why: &'static str,
+    },
     /// A file that became shorter while it was added.
     #[error("{} became shorter while it was read", .0.display())]
     Shrank(PathBuf),
@@ -116,6 +156,11 @@ pub enum StoreError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// `bytes` for people, in binary units.
+fn shown(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
 /// Turns an `io::Error` into a [`StoreError::Io`] about `path`.

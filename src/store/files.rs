@@ -40,6 +40,8 @@ pub(super) struct Files {
     /// None for a blob of one group.
     pub outboard: Option<File>,
     pub outboard_path: PathBuf,
+    /// The content file belongs to the user: it is only read.
+    pub in_place: bool,
     /// The content file was complete: it must not be written to.
     pub sealed: AtomicBool,
     /// Writes under way; changes under the lock of the blob's state.
@@ -72,19 +74,22 @@ impl Files {
             content_path,
             outboard,
             outboard_path,
+            in_place: false,
             sealed: false.into(),
             writers: 0.into(),
             unnamed: true.into(),
         })
     }
 
-    /// Opens the files of a blob that the index knows. [`StoreError::Missing`] if one is not there or has another length.
-    pub fn open(layout: &Layout, hash: &ContentHash, size: u64) -> Result<Self, StoreError> {
+    /// Opens the files of a blob that the index knows; only if its content is `in_place`, a link to it is
+    /// followed. [`StoreError::Missing`] if one is not there or has another length.
+    pub fn open(layout: &Layout, hash: &ContentHash, size: u64, in_place: bool) -> Result<Self, StoreError> {
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
-        let content = open_file(&content_path, false)?.filter(|(_, metadata)| metadata.len() == size);
+        let content = if in_place { follow_link(&content_path)? } else { open_file(&content_path, false)? };
+        let content = content.filter(|(_, metadata)| metadata.len() == size);
         let missing = |path: &Path| StoreError::Missing { hash: *hash, path: path.to_owned() };
         let (mut content, metadata) = content.ok_or_else(|| missing(&content_path))?;
-        let sealed = metadata.mode() & 0o222 == 0;
+        let sealed = in_place || metadata.mode() & 0o222 == 0;
         if !sealed {
             (content, _) = open_file(&content_path, true)?.ok_or_else(|| missing(&content_path))?;
         }
@@ -100,6 +105,7 @@ impl Files {
             content_path,
             outboard,
             outboard_path,
+            in_place,
             sealed: sealed.into(),
             writers: 0.into(),
             unnamed: false.into(),
@@ -145,12 +151,14 @@ impl Files {
             remove_if_there(&tmp)?;
             return Err(error);
         }
-        Self::open(layout, hash, size)
+        Self::open(layout, hash, size, false)
     }
 
     /// Makes both files durable, and their names if they are new.
     pub fn sync(&self, layout: &Layout, hash: &ContentHash) -> Result<(), StoreError> {
-        self.content.sync_data().map_err(io_error("sync", &self.content_path))?;
+        if !self.in_place {
+            self.content.sync_data().map_err(io_error("sync", &self.content_path))?;
+        }
         if let Some(outboard) = &self.outboard {
             outboard.sync_data().map_err(io_error("sync", &self.outboard_path))?;
         }
@@ -164,12 +172,19 @@ impl Files {
     /// Marks the content file as complete, and as one to be `kept`.
     pub fn seal(&self, kept: bool) -> Result<(), StoreError> {
         self.sealed.store(true, Ordering::Release);
+        if self.in_place {
+            return Ok(());
+        }
         let mode = Permissions::from_mode(complete_mode(kept));
         self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
     }
 
     /// Marks a complete content file as one to be kept, durably.
     pub fn keep(&self) -> Result<(), StoreError> {
+        let is_kept = |metadata: fs::Metadata| metadata.mode() & 0o7777 == complete_mode(true);
+        if self.in_place || self.content.metadata().is_ok_and(is_kept) {
+            return Ok(());
+        }
         self.seal(true)?;
         self.content.sync_all().map_err(io_error("sync", &self.content_path))
     }
@@ -234,6 +249,25 @@ fn open_file(path: &Path, write: bool) -> Result<Option<(File, Metadata)>, Store
         }
         Err(error) => return Err(io_error("open", path)(error)),
     };
+    regular(file, path)
+}
+
+/// Opens the file that a link in the store leads to, for reading; `None` if there is none, or none that this
+/// user may read.
+fn follow_link(path: &Path) -> Result<Option<(File, Metadata)>, StoreError> {
+    match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => regular(file, path),
+        Err(error) => match error.raw_os_error() {
+            Some(
+                libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES | libc::EPERM | libc::ENXIO | libc::ESTALE,
+            ) => Ok(None),
+            _ => Err(io_error("open", path)(error)),
+        },
+    }
+}
+
+/// The file with what is known of it, if it is a regular one.
+fn regular(file: File, path: &Path) -> Result<Option<(File, Metadata)>, StoreError> {
     let metadata = file.metadata().map_err(io_error("stat", path))?;
     Ok(metadata.is_file().then_some((file, metadata)))
 }

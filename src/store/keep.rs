@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Origin, Record};
 use super::shared::Shared;
-use super::{Store, StoreError, claim, sweep};
+use super::{Store, StoreError, claim};
 use crate::ids::ContentHash;
 
 /// Blobs that one step of a collection removes at most: it keeps others from opening blobs for some
@@ -72,7 +72,7 @@ impl Shared {
         let outcomes: Vec<PinOutcome> = self.write_index(|batch| {
             let set = |hash: &ContentHash| match batch.get(hash)? {
                 None => Ok(PinOutcome::NotHeld),
-                Some(record) if record.origin == Origin::Local && !pinned => Ok(PinOutcome::Local),
+                Some(record) if record.origin != Origin::Fetched && !pinned => Ok(PinOutcome::Local),
                 Some(record) => {
                     if record.pinned != pinned {
                         batch.put(hash, &Record { pinned, ..record })?;
@@ -130,7 +130,7 @@ impl Shared {
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
         self.lingering.let_go();
-        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
+        self.sweep_staged()?;
         let excess = || match target {
             Some(target) => self.space.usage().used.saturating_sub(target),
             None => self.space.shortfall(0),

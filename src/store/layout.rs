@@ -16,6 +16,9 @@ pub(super) const OUTBOARD_SUFFIX: &str = ".obao4";
 /// How the names of files in `tmp` begin that are to take the place of damaged ones.
 pub(super) const REPAIR_PREFIX: &str = "repair-";
 
+/// From this many files on, one `syncfs` is cheaper than an `fdatasync` each.
+pub(super) const SYNC_FILE_SYSTEM_FROM: usize = 16;
+
 /// How many directories the blobs are spread over, by the first byte of the hash.
 pub(super) const SHARDS: u16 = 256;
 
@@ -78,7 +81,12 @@ impl Layout {
 
     /// Makes the names in the directory of `hash` durable.
     pub fn sync_shard(&self, hash: &ContentHash) -> Result<(), StoreError> {
-        sync_dir(&self.shard(hash.as_bytes()[0]))
+        self.sync_shard_of(hash.as_bytes()[0])
+    }
+
+    /// Makes the names in a shard durable.
+    pub fn sync_shard_of(&self, shard: u8) -> Result<(), StoreError> {
+        sync_dir(&self.shard(shard))
     }
 
     /// Takes the lock on the directory; it is held as long as the file is open.
@@ -104,6 +112,24 @@ impl Layout {
         file.set_len(0).map_err(io_error("write", &path))?;
         writeln!(file, "{}", std::process::id()).map_err(io_error("write", &path))?;
         Ok(file)
+    }
+
+    /// The lock of a batch of files on their way in. [`StoreError::NotStaged`] if there is none of this name.
+    pub fn staged_batch(&self, batch: &str) -> Result<File, StoreError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let refused = || StoreError::NotStaged(batch.to_owned());
+        if batch.is_empty() || !batch.chars().all(plain) {
+            return Err(refused());
+        }
+        let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let path = self.tmp().join(batch);
+        let file = OpenOptions::new().read(true).write(true).custom_flags(options).open(path).map_err(|_| refused())?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) { Ok(file) } else { Err(refused()) }
+    }
+
+    /// Notes in the length of its lock how many bytes a batch of files on their way in may take.
+    pub fn note_room(&self, lock: &File, batch: &str, bytes: u64) -> Result<(), StoreError> {
+        lock.set_len(bytes).map_err(|error| io_error("set the length of", &self.tmp().join(batch))(error))
     }
 
     fn blobs(&self) -> PathBuf {

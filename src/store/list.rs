@@ -6,12 +6,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::blob::Blob;
+use super::in_place::InPlace;
 use super::record::{BlobInfo, Origin, Record};
 use super::shared::Shared;
 use super::{Store, StoreError};
 use crate::ids::ContentHash;
 
-/// A blob of which something is held.
+/// A blob of which something is held, or that was to be served from a file that has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBlob {
     /// Its name.
@@ -28,6 +29,9 @@ pub struct HeldBlob {
     pub pinned: bool,
     /// When it was last used, in milliseconds since 1970.
     pub last_use_ms: u64,
+    /// The file of the user's that it is served from, if it is. Once that has changed, nothing of the blob is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<InPlace>,
 }
 
 /// Some of the blobs held, in the order of their hashes.
@@ -46,7 +50,7 @@ impl Store {
         self.shared.list(after, limit)
     }
 
-    /// Those of `hashes` of which something is held.
+    /// Those of `hashes` of which something is held, or that were to be served from files that have changed.
     pub fn show(&self, hashes: &[ContentHash]) -> Result<Vec<HeldBlob>, StoreError> {
         hashes.iter().filter_map(|hash| self.shared.show(hash).transpose()).collect()
     }
@@ -57,40 +61,43 @@ impl Shared {
         let known = self.index.page(after, limit)?;
         let last = known.last().map(|(hash, _)| *hash).filter(|_| known.len() == limit);
         let mut found: BTreeMap<ContentHash, Option<HeldBlob>> =
-            known.into_iter().map(|(hash, record)| (hash, Some(of_record(hash, &record)))).collect();
+            known.into_iter().map(|(hash, record)| (hash, Some(self.of_record(hash, &record)))).collect();
         // What is open knows better, and may be unknown to the index so far.
         let in_page =
             |hash: ContentHash| after.is_none_or(|after| hash > after) && last.is_none_or(|last| hash <= last);
         for blob in self.all_opened().into_iter().filter(|blob| in_page(blob.hash())) {
-            found.insert(blob.hash(), of_blob(&blob));
+            found.insert(blob.hash(), self.of_blob(&blob));
         }
         Ok(Page { blobs: found.into_values().flatten().collect(), next: last })
     }
 
     fn show(&self, hash: &ContentHash) -> Result<Option<HeldBlob>, StoreError> {
         match self.opened(hash) {
-            Some(blob) => Ok(of_blob(&blob)),
-            None => Ok(self.index.get(hash)?.map(|record| of_record(*hash, &record))),
+            Some(blob) => Ok(self.of_blob(&blob)),
+            None => Ok(self.index.get(hash)?.map(|record| self.of_record(*hash, &record))),
         }
     }
-}
 
-fn of_record(hash: ContentHash, record: &Record) -> HeldBlob {
-    held_blob(hash, &BlobInfo::from(record), record.last_use)
-}
+    fn of_record(&self, hash: ContentHash, record: &Record) -> HeldBlob {
+        self.held_blob(hash, &BlobInfo::from(record), record.last_use)
+    }
 
-fn of_blob(blob: &Arc<Blob>) -> Option<HeldBlob> {
-    blob.holds_any().then(|| held_blob(blob.hash(), &blob.info(), blob.last_use()))
-}
+    fn of_blob(&self, blob: &Arc<Blob>) -> Option<HeldBlob> {
+        let is_known = blob.holds_any() || blob.is_in_place();
+        is_known.then(|| self.held_blob(blob.hash(), &blob.info(), blob.last_use()))
+    }
 
-fn held_blob(hash: ContentHash, info: &BlobInfo, last_use_ms: u64) -> HeldBlob {
-    HeldBlob {
-        hash,
-        size: info.size,
-        held: info.held_bytes,
-        complete: info.complete,
-        origin: info.origin,
-        pinned: info.pinned,
-        last_use_ms,
+    fn held_blob(&self, hash: ContentHash, info: &BlobInfo, last_use_ms: u64) -> HeldBlob {
+        let in_place = info.origin == Origin::Reference;
+        HeldBlob {
+            hash,
+            size: info.size,
+            held: info.held_bytes,
+            complete: info.complete,
+            origin: info.origin,
+            pinned: info.pinned,
+            last_use_ms,
+            in_place: in_place.then(|| self.in_place(&hash, info.size, info.complete)).flatten(),
+        }
     }
 }

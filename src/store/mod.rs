@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <dir>/blobs/ab/<hash>         exactly the content; sparse while partial, mode 0444 once complete,
-//!                               01444 (sticky) if it was added here
+//!                               01444 (sticky) if it was added here; or a link to a file of the user's
+//!                               that has it, which is only read
 //! <dir>/blobs/ab/<hash>.obao4   the outboard; none for a blob of one group
 //! <dir>/index.redb              by hash: size, verified groups, origin, pin, last use
 //! <dir>/index.redb.damaged      one that was damaged, as it was found
@@ -62,8 +63,10 @@ mod blob;
 mod claim;
 mod error;
 mod files;
+mod flush;
 mod flusher;
 pub mod import;
+mod in_place;
 mod index;
 mod keep;
 mod layout;
@@ -87,6 +90,7 @@ use std::sync::Arc;
 
 pub use blob::{Blob, WholeFile};
 pub use error::StoreError;
+pub use in_place::{InPlace, InPlaceState};
 pub use keep::{Collected, PinOutcome};
 pub use list::{HeldBlob, Page};
 pub use record::{BlobInfo, Origin};
@@ -181,10 +185,22 @@ impl Store {
         self.shared.find(key)
     }
 
-    /// Takes over a file that [`import::stage`] has put in `tmp`, as a blob of this node: pinned,
-    /// and durable when this returns. What is already held of it is kept or replaced.
+    /// Makes room for a batch of files on their way in ([`import::Batch`]), evicting blobs if need be, and
+    /// keeps it for them: `bytes` together, as [`import::room_for`] counts, what was asked for before included.
+    /// [`StoreError::NoRoom`] or [`StoreError::DiskFull`] if there is none to be made; then nothing is kept.
+    pub fn make_room(&self, batch: &str, bytes: u64) -> Result<(), StoreError> {
+        self.shared.make_room(batch, bytes)
+    }
+
+    /// Takes over files that [`import::Batch`] has put in `tmp`, as blobs of this node: pinned, and durable
+    /// when this returns. What is already held of them is kept or replaced. A result each, in their order.
+    pub fn adopt_all(&self, staged: &[import::StagedBlob]) -> Vec<Result<(), StoreError>> {
+        adopt::adopt_all(&self.shared, staged)
+    }
+
+    /// See [`Store::adopt_all`].
     pub fn adopt(&self, staged: &import::StagedBlob) -> Result<(), StoreError> {
-        adopt::adopt(&self.shared, staged)
+        self.adopt_all(std::slice::from_ref(staged)).pop().expect("a result each")
     }
 
     /// Removes a blob, pinned or not. Whoever has its content file open can go on reading that.

@@ -18,7 +18,7 @@ use super::StoreError;
 use super::blob::{Blob, WholeFile};
 use super::error::io_error;
 use super::files::{Files, Stamp};
-use super::record::content_charge;
+use super::record::{Origin, content_charge};
 use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{
     GROUP_LEN, Proof, VerifyError, bytes_of, group_count, group_len, groups_of, proof_len, proof_runs,
@@ -215,7 +215,9 @@ impl Blob {
 
     fn remember_checked(&self, before: Stamp, after: Stamp, groups: &Range<u64>) {
         let mut state = self.state();
-        if !state.complete || before != after || !after.is_settled() || self.shared.checks_every_read() {
+        let lasting = state.origin != Origin::Reference && !self.shared.checks_every_read();
+        // A program that has a file of the user's mapped may change it without a trace.
+        if !state.complete || !lasting || before != after || !after.is_settled() {
             return;
         }
         match &mut state.checked {
@@ -228,6 +230,11 @@ impl Blob {
     /// left, the files go too.
     fn drop_groups(self: &Arc<Self>, files: &Arc<Files>, wrong: &[Range<u64>], groups: Range<u64>) -> StoreError {
         let hash = self.hash();
+        if files.in_place {
+            self.shared.metrics.store_corrupt_groups.add(groups.end - groups.start);
+            let gone = self.shared.let_go(self, Some(files));
+            return gone.err().unwrap_or(StoreError::Corrupt { hash, groups });
+        }
         let mut state = self.state();
         if state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files)) {
             let mut dropped: Vec<Range<u64>> = Vec::new();

@@ -20,6 +20,8 @@ pub enum Origin {
     Local,
     /// Fetched from a peer.
     Fetched,
+    /// Added here, and served from a file of the user's; never evicted.
+    Reference,
 }
 
 /// The entry of a blob. Its encoding belongs to the index's format version.
@@ -61,8 +63,12 @@ impl Record {
         self.held.iter().map(|(start, end)| bytes_of(self.size, &(*start..*end)).len()).sum()
     }
 
-    /// Bytes that the blob is charged for: the blocks of what is held, and of the outboard.
+    /// Bytes that the blob is charged for: the blocks of what is held, and of the outboard. Content that lies in
+    /// a file of the user's is not.
     pub fn charge(&self) -> u64 {
+        if self.origin == Origin::Reference {
+            return reference_charge(self.size);
+        }
         let groups = self.held.iter().map(|(start, end)| *start..*end);
         groups.map(|range| content_charge(self.size, [&range])).sum::<u64>() + outboard_charge(self.size)
     }
@@ -103,6 +109,12 @@ impl From<&Record> for BlobInfo {
 /// Bytes on disk that `groups` of a blob of `size` bytes are charged for together.
 pub(super) fn content_charge<'a>(size: u64, groups: impl IntoIterator<Item = &'a std::ops::Range<u64>>) -> u64 {
     content_bytes(size, groups).next_multiple_of(BLOCK_LEN)
+}
+
+/// Bytes on disk that a blob of `size` bytes is charged for that is served from a file of the user's: the
+/// outboard, and a block for the link to that file.
+pub(super) fn reference_charge(size: u64) -> u64 {
+    outboard_charge(size) + BLOCK_LEN
 }
 
 /// Bytes on disk that the outboard of a blob of `size` bytes is charged for.

@@ -1,11 +1,12 @@
-//! Making room: what is reserved before it is written, and what is evicted for it.
+//! Making room: whoever writes reserves first, and what was used least recently goes.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::StoreError;
 use super::recovery::{ADD_WAIT, WRITE_WAIT};
 use super::shared::Shared;
-use super::{StoreError, sweep};
+use super::sweep;
 use crate::ids::ContentHash;
 
 /// Files on their way in are counted at most this often, in milliseconds, while something is written.
@@ -19,7 +20,32 @@ impl Shared {
 
     /// Charges `bytes` that are already on the disk, evicting blobs if need be.
     pub fn reserve_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
-        self.reserve_if(bytes, ADD_WAIT, || true)
+        self.reserve_if(bytes, ADD_WAIT, || true).map_err(|error| self.say_what_is_in_the_way(error))
+    }
+
+    /// See [`super::Store::make_room`].
+    pub fn make_room(&self, batch: &str, bytes: u64) -> Result<(), StoreError> {
+        let lock = self.layout.staged_batch(batch)?;
+        self.count_staged()?;
+        let so_far = sweep::staged_room(&self.layout, Some(batch))?.taken;
+        let more = bytes.saturating_sub(so_far);
+        // What would not be enough does not go in vain.
+        let short = self.space.shortfall(more);
+        if short > 0 && self.could_evict(short)? < short {
+            return Err(self.say_what_is_in_the_way(StoreError::Full { wanted: more }));
+        }
+        self.reserve_if(more, ADD_WAIT, || self.space.disk_shortfall(more) == 0)
+            .map_err(|error| self.say_what_is_in_the_way(error))?;
+        let _staging = self.staging.lock();
+        // The length of the batch's lock says how much it may take, to whoever counts. It takes nothing itself.
+        let noted = self.layout.note_room(&lock, batch, bytes.max(so_far));
+        let staged = sweep::staged_room(&self.layout, None);
+        // For a moment it counts twice, rather than not at all.
+        if let Ok(staged) = &staged {
+            self.space.set_staged(*staged);
+        }
+        self.space.release(more);
+        noted.and(staged).map(drop)
     }
 
     fn reserve_if(&self, bytes: u64, patience: Duration, disk_has_room: impl Fn() -> bool) -> Result<(), StoreError> {
@@ -44,12 +70,31 @@ impl Shared {
         !self.nothing_to_evict.load(Ordering::Relaxed) || !self.lingering.is_empty()
     }
 
+    /// What to tell somebody who adds something and could make room.
+    fn say_what_is_in_the_way(&self, error: StoreError) -> StoreError {
+        let StoreError::Full { wanted } = error else { return error };
+        match self.space.free_on_disk() {
+            Some(free) if self.space.disk_shortfall(wanted) > 0 => {
+                StoreError::DiskFull { wanted, free, keep_free: self.space.keep_free() }
+            }
+            _ => StoreError::NoRoom { wanted, capacity: self.space.usage().capacity, used: self.space.usage().used },
+        }
+    }
+
+    /// How many bytes could be evicted; no more than `bytes` or a little more are looked for.
+    fn could_evict(&self, bytes: u64) -> Result<u64, StoreError> {
+        // So that the index knows what is held, and blobs waiting to be flushed are not in use.
+        self.flush()?;
+        self.lingering.let_go();
+        self.index.evictable(bytes, |hash| self.opened(hash).is_some())
+    }
+
     /// Evicts the least recently used blobs that nobody has open, `bytes` bytes or a little more.
     fn evict(&self, bytes: u64) -> Result<(), StoreError> {
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
         self.lingering.let_go();
-        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
+        self.sweep_staged()?;
         let _structure = self.structure.write();
         let wanted = bytes.saturating_add(self.space.surplus());
         let mut freed = 0;
@@ -87,14 +132,28 @@ impl Shared {
         let last = self.staged_looked_at.load(Ordering::Relaxed);
         if now.saturating_sub(last) >= STAGED_INTERVAL_MS {
             self.staged_looked_at.store(now, Ordering::Relaxed);
-            self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+            self.count_staged()?;
         }
+        Ok(())
+    }
+
+    /// Counts what files on their way in take.
+    pub fn count_staged(&self) -> Result<(), StoreError> {
+        let _staging = self.staging.lock();
+        self.space.set_staged(sweep::staged_room(&self.layout, None)?);
+        Ok(())
+    }
+
+    /// Removes files on their way in whose writer is gone, and counts the others.
+    pub fn sweep_staged(&self) -> Result<(), StoreError> {
+        let _staging = self.staging.lock();
+        self.space.set_staged(sweep::sweep_tmp(&self.layout)?);
         Ok(())
     }
 
     /// Evicts what is beyond the cap, where something that could not be reserved has taken more.
     pub fn trim(&self) -> Result<(), StoreError> {
-        self.space.set_staged(sweep::staged_bytes(&self.layout)?);
+        self.count_staged()?;
         match self.space.shortfall(0) {
             0 => Ok(()),
             bytes if self.may_evict() => self.evict(bytes),

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::Files;
+use super::in_place::InPlace;
 use super::read::{CHECK_GROUPS, proof_from};
 use super::record::Origin;
 use super::{Store, StoreError};
@@ -37,6 +39,9 @@ pub struct Scrubbed {
     pub origin: Origin,
     /// See [`Self::origin`].
     pub pinned: bool,
+    /// The file of the user's that it was served from, if something of it is no longer held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<InPlace>,
     /// The group to go on at; `None` if the blob is through.
     pub next: Option<u64>,
     /// Why the rest of it could not be read, though that is no damage; a sentence.
@@ -48,7 +53,8 @@ impl Store {
     /// bytes, at least 1 MiB. What is wrong or missing is dropped. `None` if
     /// nothing is held. This is no use of the blob.
     pub fn scrub(&self, hash: &ContentHash, from: u64, budget: u64) -> Result<Option<Scrubbed>, StoreError> {
-        let Some(blob) = self.shared.open_unused(hash)?.filter(|blob| blob.holds_any()) else { return Ok(None) };
+        let is_known = |blob: &Arc<Blob>| blob.holds_any() || blob.is_in_place();
+        let Some(blob) = self.shared.open_unused(hash)?.filter(is_known) else { return Ok(None) };
         let (info, held) = (blob.info(), blob.verified());
         let mut scrubbed = Scrubbed {
             hash: *hash,
@@ -57,9 +63,17 @@ impl Store {
             dropped_bytes: 0,
             origin: info.origin,
             pinned: info.pinned,
+            in_place: None,
             next: None,
             failure: None,
         };
+        if !blob.holds_any() {
+            // Its file had changed before.
+            scrubbed.dropped = vec![(0, group_count(blob.size()))];
+            scrubbed.dropped_bytes = blob.size();
+            scrubbed.in_place = self.shared.in_place(hash, blob.size(), false);
+            return Ok(Some(scrubbed));
+        }
         let mut buffer = Vec::new();
         let mut damaged = false;
         for part in parts(held.iter(), from) {
@@ -96,6 +110,7 @@ impl Store {
             if !blob.holds_any() {
                 scrubbed.next = None;
             }
+            scrubbed.in_place = self.shared.in_place(hash, blob.size(), blob.is_complete());
         }
         Ok(Some(scrubbed))
     }

@@ -1,11 +1,11 @@
-//! What the parts of a store have in common: the open blobs, the clock, room and flushing.
+//! What the parts of a store have in common: the open blobs, the clock, the index.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use dashmap::{DashMap, Entry};
 use lru::LruCache;
@@ -13,9 +13,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::blob::{Blob, Checked};
 use super::files::Files;
-use super::flusher::{FLUSH_BLOBS, MAX_UNFLUSHED};
 use super::index::{Batch, Index};
-use super::layout::{Layout, sync_file_system};
+use super::layout::Layout;
 use super::lingering::Lingering;
 use super::record::{BlobInfo, Record};
 use super::recovery::{Recovery, Work};
@@ -24,9 +23,6 @@ use super::{Config, StoreError, claim, sweep};
 use crate::ids::{ContentHash, HaveKey};
 use crate::metrics::Metrics;
 use crate::verify::MAX_BLOB_LEN;
-
-/// From this many files on, one `syncfs` is cheaper than an `fdatasync` each.
-const SYNC_FILE_SYSTEM_FROM: usize = 16;
 
 /// Blobs that nobody has open of which it is remembered what was found right: more than the files of a
 /// toolchain or a large build, which would else be checked again each time they are opened. At about
@@ -53,12 +49,14 @@ pub(super) struct Shared {
     open_by_key: DashMap<HaveKey, ContentHash>,
     /// Held while what changed is made durable and told to the index.
     pub flushing: Mutex<()>,
+    /// Held while files on their way in are counted, and while they become blobs.
+    pub staging: Mutex<()>,
     clock: AtomicU64,
     pub opened_at: Instant,
     /// When the files on their way in were counted last, in milliseconds from `opened_at`.
     pub staged_looked_at: AtomicU64,
     /// When something was written last, in milliseconds from `opened_at`.
-    last_write: AtomicU64,
+    pub last_write: AtomicU64,
     /// The last eviction freed too little, and nothing has changed since: no need to try again.
     pub nothing_to_evict: AtomicBool,
     /// Nothing that was found right is remembered.
@@ -92,8 +90,12 @@ impl Shared {
         let recovery = Arc::new(Recovery::new());
         let of_index = recovery.clone();
         let index = Index::open(&layout.index(), move || of_index.want(Work::Rebuild))?;
-        let (was_clean, (bytes, blobs), latest_use) =
-            index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?, batch.latest_use()?)))?;
+        let begin = || index.write(|batch| Ok((batch.set_clean(false)?, batch.totals()?, batch.latest_use()?)));
+        let (was_clean, (bytes, blobs), latest_use) = match begin() {
+            // It is set aside by now.
+            Err(StoreError::IndexDamaged { .. }) => begin()?,
+            begun => begun?,
+        };
         if !was_clean {
             recovery.want(Work::Sweep);
         }
@@ -114,6 +116,7 @@ impl Shared {
             open: DashMap::new(),
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),
+            staging: Mutex::default(),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
             staged_looked_at: AtomicU64::new(0),
@@ -291,82 +294,6 @@ impl Shared {
         Ok(found.into_iter().take(limit).collect())
     }
 
-    /// Puts `blob` on the list of the next flush. The caller has noted in it that it is there.
-    pub fn queue(&self, blob: Arc<Blob>) {
-        let mut pending = self.pending.lock();
-        if !pending.closing {
-            pending.blobs.push(blob);
-            self.metrics.store_unflushed_blobs.inc();
-            // The flusher waits for the first one, and then for time to pass or for so many.
-            if matches!(pending.blobs.len(), 1 | FLUSH_BLOBS) {
-                self.wake.notify_all();
-            }
-        }
-    }
-
-    /// Flushes if very many blobs wait for that.
-    pub fn limit_unflushed(&self) -> Result<(), StoreError> {
-        let too_many = self.pending.lock().blobs.len() >= MAX_UNFLUSHED;
-        if too_many { self.flush() } else { Ok(()) }
-    }
-
-    /// Notes that something was written just now.
-    pub fn note_write(&self) {
-        self.last_write.store(self.opened_at.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// When something was written last.
-    pub fn last_write(&self) -> Instant {
-        self.opened_at + Duration::from_millis(self.last_write.load(Ordering::Relaxed))
-    }
-
-    /// See [`super::Store::flush`].
-    pub fn flush(&self) -> Result<(), StoreError> {
-        let _flushing = self.flushing.lock();
-        let (blobs, touches) = {
-            let mut pending = self.pending.lock();
-            (std::mem::take(&mut pending.blobs), std::mem::take(&mut pending.touches))
-        };
-        let count = blobs.len() as u64;
-        let flushed = self.flush_taken(blobs, &touches);
-        self.metrics.store_unflushed_blobs.sub(count);
-        flushed
-    }
-
-    fn flush_taken(&self, blobs: Vec<Arc<Blob>>, touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
-        let mut snapshots: Vec<Snapshot> = blobs.into_iter().filter_map(Blob::snapshot).collect();
-        if snapshots.is_empty() && touches.is_empty() {
-            return Ok(());
-        }
-        let synced = self.sync(&mut snapshots);
-        let _structure = self.structure.read();
-        let written = self.write_flushed(&snapshots, touches);
-        self.nothing_to_evict.store(false, Ordering::Relaxed);
-        if written.is_err() {
-            self.metrics.store_write_errors.inc();
-            for snapshot in &snapshots {
-                snapshot.blob.queue(&mut snapshot.blob.state());
-            }
-        }
-        written.and(synced)
-    }
-
-    /// Tells the index, in commits of which each adds little to it.
-    fn write_flushed(&self, snapshots: &[Snapshot], touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
-        let limit = self.space.entries_per_commit();
-        for part in snapshots.chunks(limit) {
-            self.write_index(|batch| {
-                let mut backed = part.iter().filter(|snapshot| snapshot.blob.is_backed_by(&snapshot.files));
-                backed.try_for_each(|snapshot| batch.put(&snapshot.blob.hash(), &snapshot.record))
-            })?;
-        }
-        let touches: Vec<_> = touches.iter().collect();
-        for part in touches.chunks(limit) {
-            self.write_index(|batch| part.iter().try_for_each(|(hash, last_use)| batch.touch(hash, **last_use)))?;
-        }
-        Ok(())
-    }
-
     /// Runs `change` in one durable transaction of the index, and takes note of what that takes on the
     /// disk. It should change no more than [`Space::entries_per_commit`].
     pub fn write_index<T>(&self, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, StoreError> {
@@ -375,29 +302,15 @@ impl Shared {
         written
     }
 
-    /// Makes the files of `snapshots` durable. What could not be made durable may be lost even if a
-    /// second try seems to succeed, so it is dropped, and the first error returned.
-    fn sync(&self, snapshots: &mut Vec<Snapshot>) -> Result<(), StoreError> {
-        if snapshots.len() >= SYNC_FILE_SYSTEM_FROM && sync_file_system(self.layout.dir()).is_ok() {
-            return Ok(());
-        }
-        let mut result = Ok(());
-        snapshots.retain(|snapshot| {
-            let Err(error) = snapshot.files.sync(&self.layout, &snapshot.blob.hash()) else { return true };
-            self.metrics.store_write_errors.inc();
-            let forgotten = self.forget(&snapshot.blob);
-            if result.is_ok() {
-                result = forgotten.and(Err(error));
-            }
-            false
-        });
-        result
-    }
-
     /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
     /// stays good for new writes.
     pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
         let _structure = self.structure.write();
+        self.forget_locked(blob)
+    }
+
+    /// The same, for a caller that holds `structure`.
+    pub fn forget_locked(&self, blob: &Blob) -> Result<(), StoreError> {
         let charged = blob.clear();
         self.write_index(|batch| batch.take(&blob.hash()))?;
         self.pending.lock().touches.remove(&blob.hash());

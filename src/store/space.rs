@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::Usage;
 use super::layout::SHARDS;
+use super::sweep::StagedRoom;
 use crate::metrics::Metrics;
 
 /// What an eviction frees beyond the need in a store of [`SURPLUS_FROM`] or more, in bytes (16 MiB).
@@ -51,6 +52,8 @@ pub(super) struct Space {
     index: AtomicU64,
     /// What files on their way in take, as of the last look.
     staged: AtomicU64,
+    /// What of that is reserved, but not on the disk yet.
+    unwritten: AtomicU64,
     /// What those of them take that are being made blobs, and charged for as such.
     moving: AtomicU64,
     /// What files take that the index does not know, by the first byte of their hashes; part of `used`.
@@ -72,6 +75,7 @@ impl Space {
             used: used.into(),
             index: AtomicU64::new(0),
             staged: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
             moving: AtomicU64::new(0),
             unknown: Mutex::new([0; SHARDS as usize]),
             blobs: blobs.into(),
@@ -143,8 +147,9 @@ impl Space {
     }
 
     /// Takes note of what files on their way in take now.
-    pub fn set_staged(&self, bytes: u64) {
-        self.set(&self.staged, bytes);
+    pub fn set_staged(&self, staged: StagedRoom) {
+        self.set(&self.staged, staged.taken);
+        self.unwritten.store(staged.unwritten, Ordering::Relaxed);
     }
 
     fn set(&self, part: &AtomicU64, bytes: u64) {
@@ -205,8 +210,20 @@ impl Space {
             return 0;
         }
         // A file system that does not tell its space is written to until it refuses.
-        file_system_available(&self.dir)
-            .map_or(0, |available| self.keep_free.saturating_add(bytes).saturating_sub(available))
+        let wanted = self.keep_free.saturating_add(bytes);
+        self.free_on_disk().map_or(0, |free| wanted.saturating_sub(free))
+    }
+
+    /// Bytes that are free on the file system and not reserved for files on their way in; `None` if it does
+    /// not tell.
+    pub fn free_on_disk(&self) -> Option<u64> {
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
+        file_system_available(&self.dir).ok().map(|free| free.saturating_sub(unwritten))
+    }
+
+    /// Bytes that are to stay free on the file system.
+    pub fn keep_free(&self) -> u64 {
+        self.keep_free
     }
 
     /// What to evict beyond the need, so that commits are few: nothing in a small store.
@@ -219,7 +236,7 @@ impl Space {
         let parts = [&self.used, &self.index, &self.staged];
         let used = parts.iter().map(|part| part.load(Ordering::Relaxed)).fold(0, u64::saturating_add);
         let room = self.blob_limit().saturating_sub(self.of_blobs());
-        let on_disk = file_system_available(&self.dir).map_or(u64::MAX, |free| free.saturating_sub(self.keep_free));
+        let on_disk = self.free_on_disk().map_or(u64::MAX, |free| free.saturating_sub(self.keep_free));
         Usage { capacity: self.capacity, used, available: room.min(on_disk), blobs: self.blobs.load(Ordering::Relaxed) }
     }
 }
@@ -251,8 +268,13 @@ fn file_system_available(path: &Path) -> io::Result<u64> {
 
 /// Bytes that the file at `path` takes on the disk; 0 if there is none.
 pub(super) fn bytes_on_disk(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |metadata| blocks_of(&metadata))
+}
+
+/// Bytes that a file takes on the disk.
+pub(super) fn blocks_of(metadata: &fs::Metadata) -> u64 {
     // `st_blocks` counts 512 bytes each, whatever the file system's block is.
-    fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+    metadata.blocks() * 512
 }
 
 #[cfg(test)]
@@ -283,7 +305,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let space = space(MIN_HEADROOM, 1000, &metrics);
         space.set_index(108 << 10);
-        space.set_staged(5000);
+        space.set_staged(StagedRoom { taken: 5000, unwritten: 0 });
         assert_eq!((space.usage().used, metrics.store_bytes.get()), (6000 + (108 << 10), 6000 + (108 << 10)));
         assert!(!space.charge(MIN_HEADROOM - 5999));
         let moving = space.moving(1000);

@@ -1,5 +1,6 @@
 //! Removing what a crash has left behind.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 
@@ -7,33 +8,63 @@ use super::StoreError;
 use super::error::io_error;
 use super::layout::{Layout, OUTBOARD_SUFFIX, REPAIR_PREFIX, remove_if_there};
 use super::shared::Shared;
-use super::space::bytes_on_disk;
+use super::space::{blocks_of, bytes_on_disk};
 use crate::ids::ContentHash;
 
-/// Removes the files in `tmp` whose writer is gone: a content file's lock is free, or there is an
-/// outboard without a content file. Returns what the others take on the disk.
-pub(super) fn sweep_tmp(layout: &Layout) -> Result<u64, StoreError> {
-    let tmp = layout.tmp();
-    for name in names(&tmp)? {
-        let path = tmp.join(&name);
-        let content = tmp.join(name.strip_suffix(OUTBOARD_SUFFIX).unwrap_or(&name));
-        let abandoned = match File::open(&content) {
-            Ok(file) => file.try_lock().is_ok(),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if abandoned {
-            remove_if_there(&path)?;
-        }
-    }
-    staged_bytes(layout)
+/// What files on their way in take, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct StagedRoom {
+    /// What is reserved for them, or what they take on the disk where that is more.
+    pub taken: u64,
+    /// What of it is not on the disk yet.
+    pub unwritten: u64,
 }
 
-/// What the files in `tmp` take on the disk, in bytes; not the copies that mend damage, for which room
-/// is reserved.
-pub(super) fn staged_bytes(layout: &Layout) -> Result<u64, StoreError> {
+/// Removes the files in `tmp` whose writer is gone: the lock of their batch is free, or not there.
+/// Returns what the others take.
+pub(super) fn sweep_tmp(layout: &Layout) -> Result<StagedRoom, StoreError> {
     let tmp = layout.tmp();
-    let staged = names(&tmp)?.into_iter().filter(|name| !name.starts_with(REPAIR_PREFIX));
-    Ok(staged.map(|name| bytes_on_disk(&tmp.join(name))).sum())
+    let mut abandoned: HashMap<String, bool> = HashMap::new();
+    for name in names(&tmp)? {
+        let batch = batch_of(&name);
+        let is_abandoned = *abandoned.entry(batch.to_owned()).or_insert_with(|| match File::open(tmp.join(batch)) {
+            Ok(file) => file.try_lock().is_ok(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        });
+        if is_abandoned {
+            remove_if_there(&tmp.join(&name))?;
+        }
+    }
+    staged_room(layout, None)
+}
+
+/// What the files in `tmp` take, or only those of `batch`; not the copies that mend damage, for which room is
+/// reserved.
+pub(super) fn staged_room(layout: &Layout, batch: Option<&str>) -> Result<StagedRoom, StoreError> {
+    let tmp = layout.tmp();
+    // By batch: what its files take on the disk, and what is reserved for them.
+    let mut batches: HashMap<String, (u64, u64)> = HashMap::new();
+    for name in names(&tmp)?.into_iter().filter(|name| !name.starts_with(REPAIR_PREFIX)) {
+        if batch.is_some_and(|batch| batch != batch_of(&name)) {
+            continue;
+        }
+        let metadata = fs::symlink_metadata(tmp.join(&name));
+        let Ok(metadata) = metadata else { continue };
+        let (on_disk, reserved) = batches.entry(batch_of(&name).to_owned()).or_default();
+        *on_disk += blocks_of(&metadata);
+        if name == batch_of(&name) {
+            *reserved = metadata.len();
+        }
+    }
+    Ok(batches.into_values().fold(StagedRoom::default(), |sum, (on_disk, reserved)| StagedRoom {
+        taken: sum.taken.saturating_add(on_disk.max(reserved)),
+        unwritten: sum.unwritten.saturating_add(reserved.saturating_sub(on_disk)),
+    }))
+}
+
+/// The batch that a file in `tmp` belongs to; it is also the name of the batch's lock.
+fn batch_of(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(batch, _)| batch)
 }
 
 /// Removes the files of blobs that the index does not know and nobody has open, of the hashes

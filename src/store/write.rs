@@ -91,7 +91,7 @@ impl Blob {
     /// What a copy of what is held takes, if the content file was complete and must not be written to.
     fn repair_charge(&self) -> Result<u64, StoreError> {
         let mut state = self.state();
-        if state.charged.is_none() || state.complete {
+        if state.charged.is_none() || state.complete || state.origin == Origin::Reference {
             return Ok(0);
         }
         let sealed = self.open_files(&mut state)?.sealed.load(Ordering::Acquire);
@@ -102,6 +102,10 @@ impl Blob {
     fn prepare_files(&self) -> Result<(Arc<Files>, bool), StoreError> {
         let layout = &self.shared.layout;
         let _structure = self.shared.structure.write();
+        if self.is_in_place() && !self.is_complete() {
+            // Nothing is written to a file of the user's; what is fetched is ours.
+            self.shared.forget_locked(self)?;
+        }
         let mut state = self.state();
         let is_new = state.charged.is_none();
         if is_new {

@@ -33,7 +33,8 @@ impl Engine {
 
     /// Checks what the store has complete; `None` if it has not.
     async fn check(&self, hash: ContentHash) -> Option<Result<(), StoreError>> {
-        let blob = self.shared.store.blob(&hash).ok().flatten().filter(|blob| blob.is_complete())?;
+        let blob =
+            self.shared.store.blob(&hash).ok().flatten().filter(|blob| blob.is_complete() && !blob.is_in_place())?;
         if blob.is_whole() {
             return Some(Ok(()));
         }

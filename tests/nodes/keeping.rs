@@ -266,3 +266,88 @@ fn a_node_scrubs_in_the_background_and_mends() {
     eventually("the scrubber rests", || status(&node)["scrub"]["resting"] == true);
     assert_eq!(status(&node)["scrub"]["passes"], 0);
 }
+
+#[test]
+fn a_file_is_served_to_peers_from_where_it_lies_until_it_changes() {
+    let sandbox = Sandbox::new();
+    let bytes = content(95, 3 * MIB + 3);
+    let (hash, file) = (hash_of(&bytes), sandbox.write("a file", &bytes));
+    let path = file.canonicalize().unwrap();
+    let path = path.to_str().unwrap();
+    let seat = sandbox.seat("a");
+    let line = format!("{hash}  {path}\n");
+    assert_eq!(stdout(&seat.run(["add", "--reference", path])), line);
+    let first = seat.serve(["--open"]);
+    assert!(std::fs::symlink_metadata(first.content_file(&hash)).unwrap().is_symlink(), "nothing is copied");
+    // Through the node that runs, too.
+    assert_eq!(stdout(&first.run(["add", "--reference", path])), line);
+    let place = |seat: &Seat| listed(seat, &hash).unwrap()["in_place"].clone();
+    assert_eq!(place(&first), serde_json::json!({"path": path, "state": "present"}));
+    let text = stdout(&first.run(["ls"]));
+    assert!(["complete", "in place", "pinned", path].iter().all(|word| text.contains(word)), "{text}");
+    assert!(complaints(&first.run(["unpin", &hash]))[0].contains("byhash rm"));
+    let get = |name: &str, holders: &[&Node]| sandbox.seat(name).serve(asking(holders)).run(["get", &hash]);
+    assert!(get("b", &[&first]).stdout == bytes);
+    assert!(stdout(&first.run(["why", &hash])).contains("served from there"));
+    // Altered in the middle: no peer is given a wrong byte, and another holder takes over.
+    let mut altered = bytes.clone();
+    altered[2 * MIB] ^= 1;
+    std::fs::write(&file, &altered).unwrap();
+    let alone = get("c", &[&first]);
+    assert!(!alone.status.success() && bytes.starts_with(&alone.stdout), "{} bytes", alone.stdout.len());
+    let second = sandbox.holder("other", &[&bytes]);
+    assert!(get("d", &[&first, &second]).stdout == bytes);
+    let seat = both_ways(first, |seat| {
+        assert_eq!(place(seat), serde_json::json!({"path": path, "state": "changed"}));
+        let said = complaints(&seat.run(["verify"]));
+        assert!(
+            said.len() == 1 && said[0].contains("has changed since") && said[0].contains("add it again"),
+            "{said:?}"
+        );
+        assert!(stdout(&seat.run(["ls"])).contains(" changed "));
+    });
+    // Mended, it is a copy, kept as the file was.
+    let node = seat.serve(asking(&[&second]));
+    assert!(stdout(&node.run(["why", &hash])).contains("has changed since"));
+    assert!(stdout(&node.run(["verify", "--repair"])).ends_with("1 damaged, 1 mended\n"));
+    let blob = listed(&node, &hash).unwrap();
+    assert_eq!((&blob["origin"], &blob["pinned"]), (&"fetched".into(), &true.into()));
+    // And of one that is gone, that is said at once.
+    std::fs::write(&file, &bytes).unwrap();
+    stdout(&node.run(["rm", &hash]));
+    stdout(&node.run(["add", "--reference", path]));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(place(&node)["state"], "missing");
+    stdout(&node.run(["rm", &hash]));
+    std::fs::write(&file, &bytes).unwrap();
+    assert_eq!(stdout(&node.run(["ls"])), "");
+    for (path, word) in [("-", "--reference"), (sandbox.path("").to_str().unwrap(), "directory")] {
+        assert!(complaints(&node.run(["add", "--reference", path]))[0].contains(word));
+    }
+    assert!(std::fs::read(&file).unwrap() == bytes, "it is the user's");
+}
+
+#[test]
+fn adding_makes_room_first_and_says_what_to_do_when_there_is_none() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..3).map(|seed| content(110 + seed, 16 * MIB)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
+    let mut flags = asking(&[&holder]);
+    flags.extend(["--cache-size", "64MiB"]);
+    let node = sandbox.seat("b").serve(flags);
+    stdout(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
+    let (mine, too_much) =
+        (sandbox.write("mine", content(120, 40 * MIB)), sandbox.write("more", content(121, 40 * MIB)));
+    stdout(&node.run(["add", mine.to_str().unwrap()]));
+    let held = |seat: &Seat| hashes.iter().filter(|hash| is_held(seat, hash)).count();
+    assert!(held(&node) < 2);
+    let seat = both_ways(node, |seat| {
+        let before = held(seat);
+        let said = complaints(&seat.run(["add", "--cache-size", "64MiB", too_much.to_str().unwrap()]));
+        assert!(said.len() == 1 && said[0].contains("byhash rm") && said[0].contains("64.0 MiB"), "{said:?}");
+        assert_eq!(held(seat), before, "what would not have been enough stays");
+    });
+    stdout(&seat.run(["rm", &hash_of(&content(120, 40 * MIB))]));
+    stdout(&seat.run(["add", "--cache-size", "64MiB", too_much.to_str().unwrap()]));
+}

@@ -1,9 +1,12 @@
 //! The index: what is held, by hash, by have-key and by last use. A database of its own (redb), so
 //! that opening it costs the same however many blobs there are.
 
+use std::cell::RefCell;
 use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
@@ -85,6 +88,26 @@ impl Index {
         })
     }
 
+    /// What the records together are charged for that may be evicted and that `in_use` does not name; it
+    /// is not counted beyond `bytes`.
+    pub fn evictable(&self, bytes: u64, in_use: impl Fn(&ContentHash) -> bool) -> Result<u64, StoreError> {
+        self.with_database(|database| {
+            let transaction = database.begin_read()?;
+            let (lru, blobs) = (transaction.open_table(LRU)?, transaction.open_table(BLOBS)?);
+            let mut sum = 0;
+            for entry in lru.iter()? {
+                if sum >= bytes {
+                    break;
+                }
+                let hash = ContentHash::from_bytes(*entry?.0.value().1);
+                if let Some(record) = blobs.get(hash.as_bytes())?.filter(|_| !in_use(&hash)) {
+                    sum += decode(record.value())?.charge();
+                }
+            }
+            Ok(sum)
+        })
+    }
+
     /// The hash that `key` is the have-key of.
     pub fn find(&self, key: &HaveKey) -> Result<Option<ContentHash>, StoreError> {
         self.with_database(|database| {
@@ -140,7 +163,7 @@ impl Index {
         }
         let times = opened.times;
         let database = opened.database.as_ref().expect("it was opened while nobody else could close it");
-        let result = caught(|| work(database)).map_err(|error| index_error(&self.path, error));
+        let result = caught(&self.path, || work(database)).map_err(|error| index_error(&self.path, error));
         drop(opened);
         if let Err(StoreError::Index { .. } | StoreError::IndexDamaged { .. }) = &result {
             let mut opened = self.database.write();
@@ -170,7 +193,7 @@ impl Index {
 
     /// The database, and whether it knows of all files.
     fn try_open(&self) -> Result<(Database, bool), StoreError> {
-        let opened = caught(|| {
+        let opened = caught(&self.path, || {
             let database = Builder::new().set_cache_size(CACHE_LEN).create(&self.path)?;
             let found = write(&database, |batch| match batch.number(VERSION)? {
                 0 => batch.numbers.insert(VERSION, FORMAT_VERSION).map(|_| (FORMAT_VERSION, false)).map_err(Into::into),
@@ -188,7 +211,11 @@ impl Index {
     /// Renames the damaged file, in the place of one that was renamed before.
     fn set_aside(&self, why: &redb::Error) -> Result<(), StoreError> {
         let aside = self.aside();
-        fs::rename(&self.path, &aside).map_err(io_error("rename", &self.path))?;
+        match fs::rename(&self.path, &aside) {
+            // It has been done when redb panicked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && aside.exists() => {}
+            renamed => renamed.map_err(io_error("rename", &self.path))?,
+        }
         let (path, aside) = (self.path.display(), aside.display());
         tracing::error!(
             "the index {path} was damaged ({why}); it is now {aside}, and a new one is made from the files"
@@ -197,7 +224,7 @@ impl Index {
     }
 
     fn aside(&self) -> PathBuf {
-        self.path.with_extension("redb.damaged")
+        aside_of(&self.path)
     }
 }
 
@@ -221,10 +248,41 @@ fn write<T>(database: &Database, change: impl FnOnce(&mut Batch) -> Result<T, re
     Ok(result)
 }
 
-/// What `work` makes of a database. redb panics on some damage: that is an error like any other.
-fn caught<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+/// Where a damaged index is put.
+fn aside_of(path: &Path) -> PathBuf {
+    path.with_extension("redb.damaged")
+}
+
+thread_local! {
+    /// The index that this thread is working with.
+    static AT_WORK: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+/// Has an index set aside at the very moment when redb panics over it: what redb does while the panic unwinds
+/// may panic again, and that ends the process. The next start must not meet the same index.
+fn set_aside_on_panic() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let path = AT_WORK.try_with(|path| path.try_borrow_mut().ok()?.take()).ok().flatten();
+            if let Some(path) = path {
+                // It can only be tried.
+                let _ = fs::rename(&path, aside_of(&path));
+            }
+            before(info);
+        }));
+    });
+}
+
+/// What `work` makes of the database at `path`. redb panics on some damage: that is an error like any other.
+fn caught<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    set_aside_on_panic();
+    AT_WORK.set(Some(path.to_owned()));
     // After a panic the database is closed, and nothing else that `work` could leave half done is used.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    AT_WORK.set(None);
+    done.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         Err(redb::Error::Corrupted(text.unwrap_or("redb panicked").to_owned()))
     })

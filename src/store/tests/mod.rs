@@ -5,6 +5,7 @@ mod basics;
 mod crashes;
 mod damage;
 mod eviction;
+mod in_place;
 mod keeping;
 mod model;
 mod quota;
@@ -99,7 +100,15 @@ fn on_disk(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries
-        .map(|path| if path.is_dir() { on_disk(&path) } else { path.metadata().map_or(0, |file| file.blocks() * 512) })
+        .map(
+            |path| {
+                if path.is_dir() {
+                    on_disk(&path)
+                } else {
+                    path.symlink_metadata().map_or(0, |file| file.blocks() * 512)
+                }
+            },
+        )
         .sum()
 }
 

@@ -218,7 +218,7 @@ proptest! {
                     match store.adopt(staged.blob()) {
                         Ok(()) => known[blob] = Known { written: samples[blob].all().collect(), added: true },
                         // What was held may have gone to make room.
-                        Err(StoreError::Full { .. }) => {}
+                        Err(StoreError::NoRoom { .. }) => {}
                         Err(error) => prop_assert!(false, "{}", error),
                     }
                 }

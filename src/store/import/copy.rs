@@ -1,0 +1,151 @@
+//! Copying and hashing what is staged.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::super::StoreError;
+use super::super::error::io_error;
+use super::{create_private, room_for};
+use crate::ids::ContentHash;
+use crate::verify::{MAX_BLOB_LEN, OutboardBuilder, OutboardPiece, PIECE_LEN, VerifyError, outboard_len};
+
+/// The least room that is asked for at a time for a stream whose length is not known, in bytes (16 MiB) ...
+const MIN_STEP: u64 = 16 << 20;
+
+/// ... and the most (1 GiB). In between it is a quarter of what has come so far.
+const MAX_STEP: u64 = 1 << 30;
+
+/// Asks for room for so many bytes of the file in all.
+type Reserve<'a> = &'a mut dyn FnMut(u64) -> Result<(), StoreError>;
+
+/// A copy that is being made.
+pub(super) struct Copying<'a> {
+    pub content: &'a File,
+    pub content_path: &'a Path,
+    pub outboard_path: PathBuf,
+    pub progress: &'a dyn Fn(u64),
+}
+
+impl Copying<'_> {
+    /// Copies a file, or what it gives until its end if it is a pipe or a device.
+    pub fn file(&mut self, path: &Path, reserve: Reserve<'_>) -> Result<(ContentHash, u64), StoreError> {
+        let mut file = File::open(path).map_err(io_error("open", path))?;
+        let metadata = file.metadata().map_err(io_error("stat", path))?;
+        if metadata.is_dir() {
+            return Err(StoreError::Directory(path.to_owned()));
+        }
+        if !metadata.is_file() {
+            return self.stream(&mut file, reserve);
+        }
+        // Blocks that are shared take no more of the disk, so they need no room there.
+        if share_blocks(&file, self.content) {
+            let size = self.content.metadata().map_err(io_error("stat", self.content_path))?.len();
+            reserve(room_for(size))?;
+            return Ok((self.hash_copy(size)?, size));
+        }
+        let size = metadata.size();
+        reserve(room_for(size))?;
+        let hash = hash_pieces(size, &self.outboard_path, self.progress, |piece, at| {
+            file.read_exact(piece).map_err(|error| cut_short(error, path))?;
+            self.content.write_all_at(piece, at).map_err(io_error("write", self.content_path))
+        })?;
+        Ok((hash, size))
+    }
+
+    /// Copies a stream to its end.
+    pub fn stream(&mut self, stream: &mut dyn Read, reserve: Reserve<'_>) -> Result<(ContentHash, u64), StoreError> {
+        let (mut content, path) = (self.content, self.content_path);
+        let mut buffer = vec![0; PIECE_LEN / 16];
+        let (mut size, mut reserved) = (0u64, 0u64);
+        content.seek(SeekFrom::Start(0)).map_err(io_error("write", path))?;
+        loop {
+            let len = match stream.read(&mut buffer) {
+                Ok(0) => return Ok((self.hash_copy(size)?, size)),
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(io_error("read what is to become", path)(error)),
+            };
+            size += len as u64;
+            if size > MAX_BLOB_LEN {
+                return Err(StoreError::TooBig(size));
+            }
+            if size > reserved {
+                // If there is no room for that much, there may still be enough.
+                let ample = size.saturating_add((size / 4).clamp(MIN_STEP, MAX_STEP)).min(MAX_BLOB_LEN);
+                reserved = match reserve(room_for(ample)) {
+                    Ok(()) => ample,
+                    Err(_) => reserve(room_for(size)).map(|()| size)?,
+                };
+            }
+            content.write_all(&buffer[..len]).map_err(io_error("write", path))?;
+        }
+    }
+
+    /// Hashes the copy, of `size` bytes.
+    fn hash_copy(&self, size: u64) -> Result<ContentHash, StoreError> {
+        hash_pieces(size, &self.outboard_path, self.progress, |piece, at| {
+            self.content.read_exact_at(piece, at).map_err(io_error("read", self.content_path))
+        })
+    }
+}
+
+/// Hashes a file of `size` bytes that is to stay in place, and writes its outboard.
+pub(super) fn hash_in_place(
+    file: &File,
+    path: &Path,
+    size: u64,
+    outboard: &Path,
+    progress: &dyn Fn(u64),
+) -> Result<ContentHash, StoreError> {
+    hash_pieces(size, outboard, progress, |piece, at| {
+        file.read_exact_at(piece, at).map_err(|error| cut_short(error, path))
+    })
+}
+
+fn cut_short(error: io::Error, path: &Path) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => StoreError::Shrank(path.to_owned()),
+        _ => io_error("read", path)(error),
+    }
+}
+
+/// Hashes the pieces that `fill` hands over (a buffer, and where it begins) and writes the outboard.
+fn hash_pieces(
+    size: u64,
+    outboard_path: &Path,
+    progress: &dyn Fn(u64),
+    mut fill: impl FnMut(&mut [u8], u64) -> Result<(), StoreError>,
+) -> Result<ContentHash, StoreError> {
+    let mut builder = OutboardBuilder::new(size).map_err(|_| StoreError::TooBig(size))?;
+    let mut buffer = vec![0; builder.next_len()];
+    let outboard = match outboard_len(size) {
+        0 => None,
+        _ => Some(create_private(outboard_path).map_err(io_error("create", outboard_path))?),
+    };
+    let put = |piece: &OutboardPiece| match &outboard {
+        Some(file) => file.write_all_at(&piece.nodes, piece.offset).map_err(io_error("write", outboard_path)),
+        None => Ok(()),
+    };
+    // The pieces have the lengths that the builder asks for.
+    let unreachable = |error: VerifyError| io_error("hash for", outboard_path)(io::Error::other(error));
+    let mut at = 0;
+    while builder.next_len() > 0 {
+        let piece = &mut buffer[..builder.next_len()];
+        fill(piece, at)?;
+        put(&builder.update(piece).map_err(unreachable)?)?;
+        at += piece.len() as u64;
+        progress(at);
+    }
+    let (hash, above) = builder.finish().map_err(unreachable)?;
+    above.iter().try_for_each(put)?;
+    Ok(hash)
+}
+
+/// Makes `copy` share the blocks of `original`, where the file system can do that.
+fn share_blocks(original: &File, copy: &File) -> bool {
+    // SAFETY: FICLONE takes two file descriptors, which both files keep open, and no pointer.
+    unsafe { libc::ioctl(copy.as_raw_fd(), libc::FICLONE, original.as_raw_fd()) == 0 }
+}
