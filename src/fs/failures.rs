@@ -1,11 +1,11 @@
-//! Failed reads, remembered briefly.
+//! Failed reads and lookups, remembered briefly.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ids::BlobRange;
+use crate::ids::{BlobRange, ContentHash};
 use crate::transfer::FetchError;
 
 /// How long a failed range fails again without being tried. The kernel repeats a failed
@@ -66,6 +66,41 @@ impl Failures {
     }
 }
 
+/// How long a lookup must have taken for its failure to be remembered. The kernel has one process at a time
+/// look for a name, and the others wait, uninterruptibly, to do the same after it: without this memory each
+/// would wait a deadline more. What fails at once is tried again each time.
+const SLOW_LOOKUP: Duration = Duration::from_millis(500);
+
+/// How many failed lookups are remembered; the oldest gives way.
+const MAX_FAILED_LOOKUPS: usize = 1024;
+
+/// The lookups that failed slowly within the last [`FAILURE_MEMORY`].
+#[derive(Default)]
+pub(super) struct FailedLookups {
+    recent: VecDeque<(Instant, ContentHash, FetchError)>,
+}
+
+impl FailedLookups {
+    /// Remembers that the lookup of `hash`, begun at `begun`, failed at `now`, if that took long.
+    pub fn note(&mut self, hash: ContentHash, error: FetchError, begun: Instant, now: Instant) {
+        if now.duration_since(begun) < SLOW_LOOKUP {
+            return;
+        }
+        if self.recent.len() == MAX_FAILED_LOOKUPS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((now, hash, error));
+    }
+
+    /// The remembered failure of looking `hash` up.
+    pub fn of(&mut self, hash: &ContentHash, now: Instant) -> Option<FetchError> {
+        while self.recent.front().is_some_and(|(then, ..)| now.duration_since(*then) >= FAILURE_MEMORY) {
+            self.recent.pop_front();
+        }
+        self.recent.iter().find(|(_, failed, _)| failed == hash).map(|(.., error)| error.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +130,23 @@ mod tests {
         failures.note(BlobRange::new(0, 9), FetchError::TimedOut, start);
         failures.discount(FAILURE_MEMORY, start);
         assert!(failures.of(BlobRange::new(0, 9), start + FAILURE_MEMORY).is_none(), "never later than now");
+    }
+
+    #[test]
+    fn slow_lookups_are_remembered_for_their_time_and_not_without_end() {
+        let (mut failed, begun) = (FailedLookups::default(), Instant::now());
+        let (fast, slow) = (ContentHash::of(b"fast"), ContentHash::of(b"slow"));
+        let end = begun + SLOW_LOOKUP;
+        failed.note(fast, FetchError::Unreachable, begun, end - Duration::from_nanos(1));
+        failed.note(slow, FetchError::TimedOut, begun, end);
+        assert_eq!(failed.of(&fast, end), None);
+        assert_eq!(failed.of(&slow, end + FAILURE_MEMORY - Duration::from_nanos(1)), Some(FetchError::TimedOut));
+        assert_eq!(failed.of(&slow, end + FAILURE_MEMORY), None);
+        for n in 0..2000_u32 {
+            failed.note(ContentHash::of(&n.to_le_bytes()), FetchError::TimedOut, begun, end);
+        }
+        assert_eq!(failed.recent.len(), MAX_FAILED_LOOKUPS);
+        assert!(failed.of(&ContentHash::of(&1999_u32.to_le_bytes()), end).is_some());
     }
 
     #[test]

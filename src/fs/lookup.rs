@@ -77,7 +77,10 @@ impl Filesystem {
             Ino::BY_HASH => match ContentHash::from_name(name) {
                 None => Ok(Lookup::Missing(NO_NAME_TTL)),
                 Some(hash) => match self.size_at_hand(&hash) {
-                    None => return LookupStep::Ask(hash),
+                    None => match self.failed_lookups.lock().of(&hash, Instant::now()) {
+                        Some(error) => Err(error.into()),
+                        None => return LookupStep::Ask(hash),
+                    },
                     Some(size) if self.is_worth_checking(&hash, size) => return LookupStep::Check(hash, size),
                     Some(size) => Ok(self.found(hash, size)),
                 },
@@ -88,20 +91,24 @@ impl Filesystem {
     }
 
     /// Asks peers for the size of `hash`, and answers before the deadline of lookups: missing if
-    /// everybody reachable said that they have none, an error if it could not be found out.
+    /// everybody reachable said that they have none, an error if it could not be found out. One that took long
+    /// in coming is remembered for a moment, for those who waited behind this one.
     pub async fn ask_size(&self, hash: ContentHash) -> Result<Lookup, FsError> {
-        let end = Instant::now() + self.deadlines.lookup - LOOKUP_MARGIN;
-        match timeout_at(end, self.source.size(hash)).await {
-            Ok(Ok(size)) => {
+        let begun = Instant::now();
+        let end = begun + self.deadlines.lookup - LOOKUP_MARGIN;
+        match timeout_at(end, self.source.size(hash)).await.unwrap_or(Err(FetchError::TimedOut)) {
+            Ok(size) => {
                 if size <= FIRST_EXCHANGE_LEN && self.passes_through() {
                     // It has come with its size, and is being written. Whatever becomes of it, it is there.
                     let _ = timeout_at(end, self.source.make_whole(hash)).await;
                 }
                 Ok(self.found(hash, size))
             }
-            Ok(Err(FetchError::NotFound)) => Ok(Lookup::Missing(NEGATIVE_TTL)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_elapsed) => Err(FetchError::TimedOut.into()),
+            Err(FetchError::NotFound) => Ok(Lookup::Missing(NEGATIVE_TTL)),
+            Err(error) => {
+                self.failed_lookups.lock().note(hash, error.clone(), begun, Instant::now());
+                Err(error.into())
+            }
         }
     }
 

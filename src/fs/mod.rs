@@ -46,6 +46,7 @@ pub use xattr::{MAX_LISTED_HOLDERS, XattrReply};
 use crate::ids::ContentHash;
 use crate::metrics::Metrics;
 use crate::transfer::{BlobSource, BlobState};
+use failures::FailedLookups;
 use handle::OpenFiles;
 use inode::Inodes;
 
@@ -59,6 +60,7 @@ pub struct Filesystem {
     owner: Owner,
     inodes: Mutex<Inodes>,
     files: OpenFiles,
+    failed_lookups: Mutex<FailedLookups>,
     /// Whole blobs are passed through.
     passthrough: AtomicBool,
     /// An open waits until the blob is complete here.
@@ -75,6 +77,7 @@ impl Filesystem {
             owner,
             inodes: Mutex::default(),
             files: OpenFiles::default(),
+            failed_lookups: Mutex::default(),
             passthrough: AtomicBool::new(false),
             hydrates: false,
             deadlines: Deadlines::default(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use byhash::fuse::MountOptions;
 use byhash::transfer::{BlobState, FetchError};
 
-use super::memory_source::Answer;
+use super::memory_source::{Answer, Call};
 use super::mounted::{Mounted, passing_through};
 
 /// How long the end of a program is awaited: far below the ten minutes of a patient mount, so that what
@@ -84,6 +84,22 @@ fn whoever_waits_in_a_lookup_goes_when_told_to() {
     };
     ends_by_each_signal(&m, "for a small blob", |n| cat(&m.file(small(n, BlobState::Absent, false))));
     ends_by_each_signal(&m, "for the check of a small blob", |n| cat(&m.file(small(n, BlobState::Complete, true))));
+}
+
+/// The kernel has them look one after another.
+#[test]
+fn many_who_look_for_the_same_name_wait_no_longer_than_one() {
+    let Some(m) = Mounted::new("many_who_look_for_the_same_name_wait_no_longer_than_one") else { return };
+    let unknown = m.source.absent("silent", Answer::Never);
+    let path = m.file(unknown);
+    std::thread::scope(|scope| {
+        let lookers: Vec<_> =
+            (0..5).map(|_| scope.spawn(|| std::fs::metadata(&path).unwrap_err().raw_os_error())).collect();
+        for looker in lookers {
+            assert_eq!(looker.join().unwrap(), Some(libc::ETIMEDOUT));
+        }
+    });
+    assert_eq!(m.source.take_calls(), [Call::Size], "one has asked for all");
 }
 
 #[test]

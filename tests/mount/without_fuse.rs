@@ -130,6 +130,25 @@ async fn a_lookup_answers_within_its_deadline() {
     assert_eq!(source.waiting(), 0, "the wish is withdrawn");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_failed_slowly_fails_again_at_once_for_a_moment() {
+    let (source, fs) = filesystem();
+    let (silent, unreachable) =
+        (source.absent("silent", Answer::Never), source.absent("far", Answer::Fail(FetchError::Unreachable)));
+    assert_eq!(lookup(&fs, silent).await, Err(FetchError::TimedOut.into()));
+    let start = Instant::now();
+    assert_eq!(source.take_calls(), [Call::Size]);
+    assert_eq!(lookup(&fs, silent).await, Err(FetchError::TimedOut.into()));
+    assert_eq!((start.elapsed(), source.take_calls()), (Duration::ZERO, vec![]));
+    for _ in 0..2 {
+        assert_eq!(lookup(&fs, unreachable).await, Err(FetchError::Unreachable.into()));
+        assert_eq!(source.take_calls(), [Call::Size], "what fails at once is tried each time");
+    }
+    source.add("silent");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    entry(&fs, silent).await;
+}
+
 #[tokio::test]
 async fn only_reading_is_allowed() {
     let (source, fs) = filesystem();
