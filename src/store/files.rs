@@ -85,8 +85,7 @@ impl Files {
     /// followed. [`StoreError::Missing`] if one is not there or has another length.
     pub fn open(layout: &Layout, hash: &ContentHash, size: u64, in_place: bool) -> Result<Self, StoreError> {
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
-        let content = if in_place { follow_link(&content_path)? } else { open_file(&content_path, false)? };
-        let content = content.filter(|file| has_len(file, size));
+        let content = open_content(&content_path, size, in_place)?;
         let missing = |path: &Path| StoreError::Missing { hash: *hash, path: path.to_owned() };
         let mut content = content.ok_or_else(|| missing(&content_path))?;
         let metadata = content.metadata().map_err(io_error("stat", &content_path))?;
@@ -243,6 +242,13 @@ fn open_file(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
         Err(error) => return Err(io_error("open", path)(error)),
     };
     Ok(file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file))
+}
+
+/// Opens the content of a blob of `size` bytes for reading, following a link to it if it is `in_place`; `None` if
+/// it is not there or has another length.
+pub(super) fn open_content(path: &Path, size: u64, in_place: bool) -> Result<Option<File>, StoreError> {
+    let content = if in_place { follow_link(path)? } else { open_file(path, false)? };
+    Ok(content.filter(|file| has_len(file, size)))
 }
 
 /// Opens the file that a link in the store leads to, for reading; `None` if there is none, or none that this

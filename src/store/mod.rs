@@ -71,6 +71,7 @@ mod index;
 mod keep;
 mod layout;
 mod list;
+mod outboard;
 mod read;
 mod record;
 mod recovery;
@@ -143,6 +144,15 @@ impl Store {
     /// how much is held. [`StoreError::Locked`] if another process, or another `Store`, has it open.
     pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
         let shared = Shared::open(config, metrics)?;
+        let flusher = Arc::new(Flusher::start(shared.clone())?);
+        Ok(Self { shared, flusher })
+    }
+
+    /// A store that holds nothing and takes nothing, for a directory that cannot be written to: reads go on from
+    /// memory. Nothing on the disk is touched, nor looked at.
+    pub fn uncached(config: &Config, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
+        metrics.store_uncached.inc();
+        let shared = Shared::uncached(config, metrics)?;
         let flusher = Arc::new(Flusher::start(shared.clone())?);
         Ok(Self { shared, flusher })
     }
