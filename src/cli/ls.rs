@@ -12,7 +12,9 @@ use super::keeper::{Keeper, out_of_place};
 use super::node::block_on;
 use super::output::print;
 use super::table::{age, size};
+use crate::config::StateDir;
 use crate::control::{Order, PAGE_LEN, Report};
+use crate::ids::ContentHash;
 use crate::store::{HeldBlob, InPlaceState, Origin};
 
 /// The arguments of `byhash ls`.
@@ -40,41 +42,67 @@ impl Ls {
             return list.end();
         }
         let mut all_held = true;
-        block_on(async {
-            let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
-            let Some(mut hashes) = hashes else {
-                let mut after = None;
-                loop {
-                    let Report::List(page) = keeper.order(Order::List { after }).await? else {
-                        return Err(out_of_place());
-                    };
-                    list.put(&page.blobs)?;
-                    after = page.next;
-                    if after.is_none() {
-                        return Ok(());
-                    }
-                }
-            };
+        // Whoever reads the list may take his time: nobody waits for the store meanwhile.
+        let Some(mut hashes) = hashes else {
+            let mut after = None;
             loop {
-                let batch = hashes.next_batch()?;
-                if batch.is_empty() {
-                    return Ok(());
-                }
-                for part in batch.chunks(PAGE_LEN) {
-                    let order = Order::Show { hashes: part.to_vec() };
-                    let Report::Show { blobs } = keeper.order(order).await? else { return Err(out_of_place()) };
-                    list.put(&blobs)?;
-                    let held: HashSet<_> = blobs.iter().map(|blob| blob.hash).collect();
-                    for hash in part.iter().filter(|hash| !held.contains(hash)) {
-                        complain(&format_args!("{hash}: nothing of it is held here"));
-                        all_held = false;
-                    }
+                let blobs = block_on(some(&state, cache_size, &mut after))?;
+                list.put(&blobs)?;
+                if after.is_none() {
+                    return list.end();
                 }
             }
-        })?;
+        };
+        loop {
+            let batch = hashes.next_batch()?;
+            if batch.is_empty() {
+                break;
+            }
+            let blobs = block_on(those(&state, cache_size, &batch))?;
+            list.put(&blobs)?;
+            let held: HashSet<_> = blobs.iter().map(|blob| blob.hash).collect();
+            for hash in batch.iter().filter(|hash| !held.contains(hash)) {
+                complain(&format_args!("{hash}: nothing of it is held here"));
+                all_held = false;
+            }
+        }
         list.end()?;
         if all_held { Ok(()) } else { Err(CommandError::AlreadySaid) }
     }
+}
+
+/// Blobs that are held in memory while they are printed, at most, but for one page.
+const BATCH: usize = 16 * 1024;
+
+/// Some of the blobs that are held, from `after` on, which is moved on; `None` if these are the last.
+async fn some(
+    state: &StateDir,
+    cache_size: u64,
+    after: &mut Option<ContentHash>,
+) -> Result<Vec<HeldBlob>, CommandError> {
+    let mut keeper = Keeper::reach_existing(state, cache_size).await?;
+    let mut blobs = Vec::new();
+    loop {
+        let report = keeper.order(Order::List { after: *after }).await?;
+        let Report::List(page) = report else { return Err(out_of_place()) };
+        blobs.extend(page.blobs);
+        *after = page.next;
+        if after.is_none() || blobs.len() >= BATCH {
+            return Ok(blobs);
+        }
+    }
+}
+
+/// Those of `hashes` of which something is held.
+async fn those(state: &StateDir, cache_size: u64, hashes: &[ContentHash]) -> Result<Vec<HeldBlob>, CommandError> {
+    let mut keeper = Keeper::reach_existing(state, cache_size).await?;
+    let mut found = Vec::new();
+    for part in hashes.chunks(PAGE_LEN) {
+        let report = keeper.order(Order::Show { hashes: part.to_vec() }).await?;
+        let Report::Show { blobs } = report else { return Err(out_of_place()) };
+        found.extend(blobs);
+    }
+    Ok(found)
 }
 
 /// A list that is printed as it comes.
@@ -150,7 +178,6 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ContentHash;
     use crate::store::InPlace;
 
     #[test]

@@ -50,12 +50,13 @@ fn set_pinned(mut hashes: Hashes, store: &StoreFlags, pinned: bool) -> Result<()
     let (state, cache_size) = store.store()?;
     let mut all_done = true;
     block_on(async {
-        let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
         loop {
             let batch = hashes.next_batch()?;
             if batch.is_empty() {
                 return Ok(());
             }
+            // Anew each time: whoever hands over the hashes may take his time.
+            let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
             let order = Order::Pin { hashes: batch.clone(), pinned };
             let Report::Pin { outcomes } = keeper.order(order).await? else { return Err(out_of_place()) };
             for (hash, outcome) in batch.iter().zip(outcomes) {

@@ -28,12 +28,13 @@ impl Rm {
         let (state, cache_size) = self.store.store()?;
         let mut all_done = true;
         block_on(async {
-            let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
             loop {
                 let batch = hashes.next_batch()?;
                 if batch.is_empty() {
                     return Ok(());
                 }
+                // Anew each time: whoever hands over the hashes may take his time.
+                let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
                 let order = Order::Remove { hashes: batch.clone() };
                 let Report::Remove { freed } = keeper.order(order).await? else { return Err(out_of_place()) };
                 for (hash, freed) in batch.iter().zip(freed) {

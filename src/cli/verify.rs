@@ -1,6 +1,7 @@
 //! `byhash verify`.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 
 use clap::Args;
 use serde::Serialize;
@@ -65,8 +66,12 @@ impl Verify {
         let figures = block_on(async {
             // Told before anything is dropped.
             let mender = if self.repair { Some(running_node(&state).await?) } else { None };
-            let keeper = Keeper::reach_existing(&state, cache_size).await?;
-            let bar = Shown(bytes_bar(None, "verify"));
+            let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
+            let total = match &hashes {
+                None if std::io::stderr().is_terminal() => Some(held(&mut keeper).await?),
+                _ => None,
+            };
+            let bar = Shown(bytes_bar(total, "verify"));
             Check { state, keeper, mender, figures: Figures::default(), damaged: BTreeMap::new(), bar }
                 .all(hashes)
                 .await
@@ -77,6 +82,19 @@ impl Verify {
             print(&for_people(&figures))?
         }
         if figures.all_is_well() { Ok(()) } else { Err(CommandError::AlreadySaid) }
+    }
+}
+
+/// Bytes of all that is held.
+async fn held(keeper: &mut Keeper) -> Result<u64, CommandError> {
+    let (mut sum, mut after) = (0, None);
+    loop {
+        let Report::List(page) = keeper.order(Order::List { after }).await? else { return Err(out_of_place()) };
+        sum += page.blobs.iter().map(|blob| blob.held).sum::<u64>();
+        after = page.next;
+        if after.is_none() {
+            return Ok(sum);
+        }
     }
 }
 

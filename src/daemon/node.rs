@@ -66,7 +66,18 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let secret = config.secret_file.as_deref().map(NetworkSecret::load).transpose()?;
         let identity = Identity::load_or_create(&config.state.key())?;
-        let store = open_store(config, &metrics).await?;
+        let mut notes = Vec::new();
+        let store = match open_store(config, &metrics).await {
+            Err(error) if error.is_of_the_disk() => {
+                let sentence = format!(
+                    "the cache cannot be used, and nothing is kept or served until a restart finds it usable: {error}"
+                );
+                tracing::warn!("{sentence}");
+                notes.push(sentence);
+                Store::uncached(&config.store(), metrics.clone())?
+            }
+            opened => opened?,
+        };
         if config.mount.verify == Verify::Always {
             store.check_every_read();
         }
@@ -75,14 +86,14 @@ impl Node {
             secret: secret.clone(),
             open: config.open,
         };
-        let mut notes = Vec::new();
+        let warned = notes.len();
         if !admission.admits_anyone() {
             notes.push("no peer may connect: none of --allow, --secret-file and --open is given".to_owned());
         }
         if config.peers.is_empty() {
             notes.push("no peer is asked: --peer is not given".to_owned());
         }
-        for note in &notes {
+        for note in &notes[warned..] {
             tracing::info!("{note}");
         }
         let id = identity.peer_id();

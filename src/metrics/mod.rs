@@ -93,6 +93,7 @@ metrics! {
     store_checked_groups, "groups", "Groups on disk checked against their hash, for a read or ahead of one.";
     store_corrupt_groups, "groups", "Groups on disk found wrong and dropped.";
     store_write_errors, "1", "Failed writes to the store; the reads concerned went on uncached.";
+    store_uncached, "1", "1 if the cache could not be used when the node started: all reads go on from memory.";
     reads, "1", "Reads by users of the mount.";
     read_bytes, "bytes", "Bytes handed to readers of the mount.";
     read_errors, "1", "Reads by users of the mount that ended in an error.";

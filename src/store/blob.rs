@@ -190,9 +190,15 @@ impl Blob {
         }
     }
 
-    /// Its files, opened if they are not yet. If one is missing, the blob is dropped.
+    /// Its files, opened if they are not yet. If one is missing, the blob is dropped; but an outboard is made
+    /// anew from the content, if all of that is there.
     pub(super) fn files(&self) -> Result<Arc<Files>, StoreError> {
-        let opened = self.open_files(&mut self.state.lock());
+        let mut opened = self.open_files(&mut self.state.lock());
+        if let Err(StoreError::Missing { .. }) = opened
+            && self.restore_outboard()?
+        {
+            opened = self.open_files(&mut self.state.lock());
+        }
         if let Err(StoreError::Missing { .. }) = opened {
             self.drop_all()?;
         }

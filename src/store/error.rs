@@ -158,6 +158,20 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether it is the disk that failed, is full or may not be written to, and not what was asked of it.
+    pub fn is_of_the_disk(&self) -> bool {
+        let of_disk = |error: &io::Error| {
+            matches!(error.raw_os_error(), Some(libc::EROFS | libc::ENOSPC | libc::EDQUOT | libc::EIO))
+        };
+        match self {
+            Self::Io { source, .. } => of_disk(source),
+            Self::Index { source, .. } => matches!(&**source, redb::Error::Io(error) if of_disk(error)),
+            _ => false,
+        }
+    }
+}
+
 /// `bytes` for people, in binary units.
 fn shown(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()

@@ -85,8 +85,7 @@ impl Files {
     /// followed. [`StoreError::Missing`] if one is not there or has another length.
     pub fn open(layout: &Layout, hash: &ContentHash, size: u64, in_place: bool) -> Result<Self, StoreError> {
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
-        let content = if in_place { follow_link(&content_path)? } else { open_file(&content_path, false)? };
-        let content = content.filter(|(_, metadata)| metadata.len() == size);
+        let content = open_content(&content_path, size, in_place)?;
         let missing = |path: &Path| StoreError::Missing { hash: *hash, path: path.to_owned() };
         let (mut content, metadata) = content.ok_or_else(|| missing(&content_path))?;
         let sealed = in_place || metadata.mode() & 0o222 == 0;
@@ -250,6 +249,13 @@ fn open_file(path: &Path, write: bool) -> Result<Option<(File, Metadata)>, Store
         Err(error) => return Err(io_error("open", path)(error)),
     };
     regular(file, path)
+}
+
+/// Opens the content of a blob of `size` bytes for reading, following a link to it if it is `in_place`; `None` if
+/// it is not there or has another length.
+pub(super) fn open_content(path: &Path, size: u64, in_place: bool) -> Result<Option<(File, Metadata)>, StoreError> {
+    let content = if in_place { follow_link(path)? } else { open_file(path, false)? };
+    Ok(content.filter(|(_, metadata)| metadata.len() == size))
 }
 
 /// Opens the file that a link in the store leads to, for reading; `None` if there is none, or none that this

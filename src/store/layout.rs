@@ -43,6 +43,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The same paths, whether there is anything or not.
+    pub fn of(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -72,6 +72,7 @@ mod keep;
 mod layout;
 mod lingering;
 mod list;
+mod outboard;
 mod read;
 mod record;
 mod recovery;
@@ -148,6 +149,15 @@ impl Store {
         Ok(Self { shared, flusher })
     }
 
+    /// A store that holds nothing and takes nothing, for a directory that cannot be written to: reads go on from
+    /// memory. Nothing on the disk is touched, nor looked at.
+    pub fn uncached(config: &Config, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
+        metrics.store_uncached.inc();
+        let shared = Shared::uncached(config, metrics)?;
+        let flusher = Arc::new(Flusher::start(shared.clone())?);
+        Ok(Self { shared, flusher })
+    }
+
     /// From now on, every read checks every group that it touches, also one found right before.
     /// To be called before blobs are opened.
     pub fn check_every_read(&self) {
@@ -163,7 +173,8 @@ impl Store {
     /// blob is not evicted and what it holds stays readable. Its files are opened when needed.
     pub fn blob(&self, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
         let blob = self.shared.open_blob(hash)?.filter(|blob| blob.holds_any());
-        if let Some(blob) = blob.as_ref().filter(|blob| blob.is_complete()) {
+        // What is served in place is looked for anew each time.
+        if let Some(blob) = blob.as_ref().filter(|blob| blob.is_complete() && !blob.is_in_place()) {
             self.shared.lingering.keep(blob);
         }
         Ok(blob)

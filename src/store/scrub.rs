@@ -4,20 +4,18 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::blob::Blob;
-use super::error::io_error;
 use super::files::Files;
 use super::in_place::InPlace;
-use super::read::{CHECK_GROUPS, proof_from};
+use super::read::CHECK_GROUPS;
 use super::record::Origin;
 use super::{Store, StoreError};
 use crate::ids::ContentHash;
-use crate::verify::{OutboardBuilder, OutboardPiece, VerifyError, bytes_of, group_count};
+use crate::verify::{bytes_of, group_count};
 
 /// The most ranges that are told of as dropped; more become one that spans them. Bounds a report to some
 /// tens of kilobytes.
@@ -84,7 +82,7 @@ impl Store {
             }
             let checked = blob.with_files(std::slice::from_ref(&part), |files| {
                 forget_cached(files, range.start, range.len());
-                mend_outboard(&blob, files, &part)?;
+                blob.mend_outboard(files, std::slice::from_ref(&part))?;
                 buffer.resize(range.len() as usize, 0);
                 blob.read_and_check(files, &part, &mut buffer)
             });
@@ -121,49 +119,6 @@ impl Store {
         let within = |size: u64, (start, end): (u64, u64)| start..end.min(group_count(size));
         Ok(blob.is_some_and(|blob| groups.iter().all(|range| blob.has(within(blob.size(), *range)))))
     }
-}
-
-/// Makes the outboard of a complete blob anew, from its content, if what it says of `groups` is wrong and
-/// the content is right: what was added here may be nowhere else.
-fn mend_outboard(blob: &Blob, files: &Files, groups: &Range<u64>) -> Result<(), StoreError> {
-    let Some(outboard) = files.outboard.as_ref().filter(|_| blob.is_complete()) else { return Ok(()) };
-    if proof_from(files, &blob.hash(), blob.size(), std::slice::from_ref(groups))?.is_ok() {
-        return Ok(());
-    }
-    // Twice, since the nodes of a large blob do not fit into memory: nothing is written before the content
-    // has proven right.
-    if build_outboard(blob.size(), files, |_| Ok(()))? != Some(blob.hash()) {
-        return Ok(());
-    }
-    let put = |piece: &OutboardPiece| outboard.write_all_at(&piece.nodes, piece.offset);
-    build_outboard(blob.size(), files, |piece| put(piece).map_err(io_error("write", &files.outboard_path)))?;
-    outboard.sync_data().map_err(io_error("sync", &files.outboard_path))?;
-    tracing::warn!("the outboard of a blob was damaged and has been made anew");
-    Ok(())
-}
-
-/// Hands over the outboard of the content file, piece by piece, and gives its hash; `None` if not all of
-/// it can be read, which is damage that the check itself will find.
-fn build_outboard(
-    size: u64,
-    files: &Files,
-    mut put: impl FnMut(&OutboardPiece) -> Result<(), StoreError>,
-) -> Result<Option<ContentHash>, StoreError> {
-    // The pieces have the lengths that the builder asks for, and the size is that of a blob.
-    let unreachable = |error: VerifyError| io_error("hash", &files.content_path)(std::io::Error::other(error));
-    let mut builder = OutboardBuilder::new(size).map_err(unreachable)?;
-    let (mut at, mut buffer) = (0, vec![0; builder.next_len()]);
-    while builder.next_len() > 0 {
-        let piece = &mut buffer[..builder.next_len()];
-        if files.content.read_exact_at(piece, at).is_err() {
-            return Ok(None);
-        }
-        at += piece.len() as u64;
-        put(&builder.update(piece).map_err(unreachable)?)?;
-    }
-    let (hash, above) = builder.finish().map_err(unreachable)?;
-    above.iter().try_for_each(put)?;
-    Ok(Some(hash))
 }
 
 /// `held` from the group `from` on, in ranges of [`CHECK_GROUPS`] at most.

@@ -49,6 +49,8 @@ pub(super) struct Shared {
     open_by_key: DashMap<HaveKey, ContentHash>,
     /// Held while what changed is made durable and told to the index.
     pub flushing: Mutex<()>,
+    /// Held while an outboard is made anew.
+    pub mending: Mutex<()>,
     /// Held while files on their way in are counted, and while they become blobs.
     pub staging: Mutex<()>,
     clock: AtomicU64,
@@ -61,7 +63,8 @@ pub(super) struct Shared {
     pub nothing_to_evict: AtomicBool,
     /// Nothing that was found right is remembered.
     check_every_read: AtomicBool,
-    _lock: File,
+    /// None if nothing is kept on the disk.
+    _lock: Option<File>,
 }
 
 /// What the next flush has to do.
@@ -102,7 +105,28 @@ impl Shared {
         let space = Space::new(layout.dir(), &config, bytes, blobs, metrics.clone());
         space.set_index(index.bytes_on_disk());
         space.set_staged(sweep::sweep_tmp(&layout)?);
-        let shared = Self {
+        Ok(Arc::new(Self::new(layout, index, space, recovery, metrics, latest_use, Some(lock))))
+    }
+
+    /// See [`super::Store::uncached`].
+    pub fn uncached(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
+        let layout = Layout::of(&config.dir);
+        let index = Index::in_memory(&layout.index())?;
+        let nothing = Config { capacity: 0, keep_free: 0, ..config.clone() };
+        let space = Space::new(layout.dir(), &nothing, 0, 0, metrics.clone());
+        Ok(Arc::new(Self::new(layout, index, space, Arc::new(Recovery::new()), metrics, 0, None)))
+    }
+
+    fn new(
+        layout: Layout,
+        index: Index,
+        space: Space,
+        recovery: Arc<Recovery>,
+        metrics: Arc<Metrics>,
+        latest_use: u64,
+        lock: Option<File>,
+    ) -> Self {
+        Self {
             space,
             recovery,
             layout,
@@ -116,6 +140,7 @@ impl Shared {
             open: DashMap::new(),
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),
+            mending: Mutex::default(),
             staging: Mutex::default(),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
@@ -124,8 +149,7 @@ impl Shared {
             nothing_to_evict: AtomicBool::new(false),
             check_every_read: AtomicBool::new(false),
             _lock: lock,
-        };
-        Ok(Arc::new(shared))
+        }
     }
 
     /// See [`super::Store::check_every_read`].

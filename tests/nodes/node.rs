@@ -287,6 +287,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// What it has logged, in all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

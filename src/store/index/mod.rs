@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use parking_lot::{RwLock, RwLockWriteGuard};
+use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
 use super::StoreError;
@@ -42,6 +43,8 @@ const REBUILT: &str = "rebuilt";
 /// file aside; whatever comes next opens it again.
 pub(super) struct Index {
     path: PathBuf,
+    /// It is not at `path`, nor in any file.
+    in_memory: bool,
     database: RwLock<Opened>,
     /// Told when an index has been made that knows nothing of the files there are.
     made: Box<dyn Fn() + Send + Sync>,
@@ -65,13 +68,25 @@ impl Index {
     /// Opens or makes the index at `path`; one that is damaged is set aside. `made` is called whenever
     /// one has been made or [`Batch::set_rebuilt`] has not been called since, here or later.
     pub fn open(path: &Path, made: impl Fn() + Send + Sync + 'static) -> Result<Self, StoreError> {
-        let index = Self { path: path.to_owned(), database: RwLock::default(), made: Box::new(made) };
+        Self::new(path, false, Box::new(made))
+    }
+
+    /// One that is forgotten with the process, in the place of the one at `path`.
+    pub fn in_memory(path: &Path) -> Result<Self, StoreError> {
+        Self::new(path, true, Box::new(|| {}))
+    }
+
+    fn new(path: &Path, in_memory: bool, made: Box<dyn Fn() + Send + Sync>) -> Result<Self, StoreError> {
+        let index = Self { path: path.to_owned(), in_memory, database: RwLock::default(), made };
         let result = index.reopen(&mut index.database.write());
         result.map(|()| index)
     }
 
     /// What the index takes on the disk, with one that was set aside, in bytes.
     pub fn bytes_on_disk(&self) -> u64 {
+        if self.in_memory {
+            return 0;
+        }
         bytes_on_disk(&self.path) + bytes_on_disk(&self.aside())
     }
 
@@ -194,7 +209,12 @@ impl Index {
     /// The database, and whether it knows of all files.
     fn try_open(&self) -> Result<(Database, bool), StoreError> {
         let opened = caught(&self.path, || {
-            let database = Builder::new().set_cache_size(CACHE_LEN).create(&self.path)?;
+            let mut builder = Builder::new();
+            builder.set_cache_size(CACHE_LEN);
+            let database = match self.in_memory {
+                true => builder.create_with_backend(InMemoryBackend::new())?,
+                false => builder.create(&self.path)?,
+            };
             let found = write(&database, |batch| match batch.number(VERSION)? {
                 0 => batch.numbers.insert(VERSION, FORMAT_VERSION).map(|_| (FORMAT_VERSION, false)).map_err(Into::into),
                 found => Ok((found, batch.number(REBUILT)? == 1)),
@@ -210,6 +230,9 @@ impl Index {
 
     /// Renames the damaged file, in the place of one that was renamed before.
     fn set_aside(&self, why: &redb::Error) -> Result<(), StoreError> {
+        if self.in_memory {
+            return Ok(());
+        }
         let aside = self.aside();
         match fs::rename(&self.path, &aside) {
             // It has been done when redb panicked.

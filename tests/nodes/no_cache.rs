@@ -1,0 +1,69 @@
+//! A cache that cannot be used.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::content::{MIB, content, hash_of};
+use super::node::{Sandbox, asking, stdout};
+
+/// A file system that nobody may write to, mounted; unmounted when dropped.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    /// None, with a word about it, where nothing can be mounted; with CI set that is a failure.
+    fn mount(point: PathBuf) -> Option<Self> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "byhash-test"]).arg(&point).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(point));
+        }
+        assert!(std::env::var_os("CI").is_none(), "a tmpfs cannot be mounted: run as root");
+        eprintln!("skipped: a tmpfs cannot be mounted without root");
+        None
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_node_whose_cache_is_read_only_reads_from_memory_and_says_so() {
+    let sandbox = Sandbox::new();
+    let (large, small) = (content(130, 9 * MIB + 3), content(131, 1000));
+    let holder = sandbox.holder("a", &[&large, &small]);
+    let seat = sandbox.seat("b");
+    // What the cache holds is there again once it can be written to.
+    let kept = seat.add(b"kept");
+    let cache = seat.content_file(&kept).ancestors().nth(3).unwrap().to_owned();
+    assert!(cache.ends_with("cache"));
+    let Some(read_only) = ReadOnly::mount(cache) else { return };
+    let node = seat.serve(asking(&[&holder]));
+    for blob in [&large, &small, &large] {
+        assert!(node.run(["get", &hash_of(blob)]).stdout == *blob);
+    }
+    assert!(node.metric("fetched_bytes") >= 2 * 9 * MIB as u64, "nothing is kept");
+    assert_eq!((node.metric("store_uncached"), node.metric("store_blobs")), (1, 0));
+    let status: Value = serde_json::from_str(&stdout(&node.run(["status", "--json"]))).unwrap();
+    let notes = status["notes"].to_string();
+    assert!(notes.contains("the cache cannot be used") && notes.contains("Read-only file system"), "{notes}");
+    assert!(stdout(&node.run(["status"])).contains("the cache cannot be used"));
+    assert_eq!(node.log().matches("the cache cannot be used").count(), 1);
+    // What would have to be kept is refused in words.
+    let file = sandbox.write("mine", b"mine");
+    for args in [&["prefetch", &hash_of(&small)][..], &["add", file.to_str().unwrap()]] {
+        let output = node.run(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains("cache"), "{args:?}: {said}");
+    }
+    assert_eq!(stdout(&node.run(["ls"])), "");
+    let seat = node.stop();
+    drop(read_only);
+    assert_eq!(seat.run(["get", &kept]).stdout, b"kept");
+    let node = seat.serve(asking(&[&holder]));
+    assert_eq!(node.metric("store_uncached"), 0);
+    stdout(&node.run(["prefetch", &hash_of(&large)]));
+}
