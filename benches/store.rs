@@ -133,11 +133,7 @@ fn fetch_small(dir: &Path, count: usize, rounds: usize) {
     let (mut plain, mut fetched) = (Vec::new(), Vec::new());
     runtime.block_on(async {
         let holder = Served::start(&dir.join("holder"), Vec::new()).await;
-        let mut hashes = Vec::with_capacity(count);
-        for number in 0..count as u64 {
-            hashes.push(holder.hold(&small_bytes(number)).await);
-        }
-        let hashes: Arc<[ContentHash]> = hashes.into();
+        let hashes: Arc<[ContentHash]> = holder.hold_all(count as u64, small_bytes).into();
         for _ in 0..rounds {
             let files = dir.join("plain");
             sync();

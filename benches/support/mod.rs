@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use byhash::config::{MountConfig, NodeConfig, StateDir};
+use byhash::control::MAX_STAGED;
 use byhash::daemon::Node;
 use byhash::ids::{BlobRange, ContentHash, PeerSpec};
 use byhash::metrics::Metrics;
-use byhash::store::import::{Source, stage};
+use byhash::store::import::{Batch, Source, stage};
 use byhash::transfer::{BlobSource, Priority};
 use byhash::transport::{Acceptor, Admission, Dialer, Identity, Listener, TcpDialer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -170,6 +171,22 @@ impl Served {
         for at in (0..size).step_by(REQUEST_LEN) {
             reader.read(BlobRange::new(at, at + REQUEST_LEN as u64), Priority::Foreground).await.unwrap();
         }
+    }
+
+    /// Takes many blobs into its store, of which `bytes` gives the one of each number.
+    pub fn hold_all(&self, count: u64, bytes: impl Fn(u64) -> Vec<u8>) -> Vec<ContentHash> {
+        let mut hashes = Vec::new();
+        for first in (0..count).step_by(MAX_STAGED) {
+            let mut batch = Batch::create(&StateDir::new(&self.state).cache()).unwrap();
+            for number in first..count.min(first + MAX_STAGED as u64) {
+                let bytes = bytes(number);
+                batch.stage(Source::Stream(&mut &bytes[..]), &mut |_, _| Ok(()), &|_| {}).unwrap();
+            }
+            batch.sync().unwrap();
+            assert!(self.node.store().adopt_all(batch.blobs()).iter().all(Result::is_ok));
+            hashes.extend(batch.blobs().iter().map(|blob| blob.hash));
+        }
+        hashes
     }
 
     /// Takes `bytes` into its store.

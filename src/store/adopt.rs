@@ -12,7 +12,7 @@ use super::blob::Blob;
 use super::error::io_error;
 use super::files::complete_mode;
 use super::import::StagedBlob;
-use super::layout::{OUTBOARD_SUFFIX, remove_if_there};
+use super::layout::{OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, remove_if_there, sync_file_system};
 use super::record::{Origin, Record};
 use super::shared::Shared;
 use super::{StoreError, sweep};
@@ -55,14 +55,16 @@ pub(super) fn adopt_all(shared: &Arc<Shared>, staged: &[StagedBlob]) -> Vec<Resu
     }
     moves.retain(|prepared| results[prepared.number].is_none());
     let staging = shared.staging.lock();
+    let mut used: HashMap<&str, u64> = HashMap::new();
     for (prepared, moved) in moves.iter().zip(move_all(shared, &moves)) {
         if moved.is_err() {
             shared.space.release(prepared.record.charge());
         } else {
-            give_back_room(shared, prepared);
+            *used.entry(prepared.files.staged.batch()).or_default() += prepared.record.charge();
         }
         results[prepared.number] = Some(moved);
     }
+    used.into_iter().for_each(|(batch, bytes)| give_back_room(shared, batch, bytes));
     let left = sweep::staged_room(&shared.layout, None);
     drop(moving);
     match left {
@@ -73,12 +75,11 @@ pub(super) fn adopt_all(shared: &Arc<Shared>, staged: &[StagedBlob]) -> Vec<Resu
     results.into_iter().flatten().collect()
 }
 
-/// What the blob now takes, its batch need not take any more.
-fn give_back_room(shared: &Shared, moved: &Move) {
-    let batch = moved.files.staged.batch();
+/// The `bytes` that blobs take now, their batch need not take any more.
+fn give_back_room(shared: &Shared, batch: &str, bytes: u64) {
     let shortened = shared.layout.staged_batch(batch).and_then(|lock| {
         let len = lock.metadata().map_err(io_error("stat", &shared.layout.tmp().join(batch)))?.len();
-        shared.layout.note_room(&lock, batch, len.saturating_sub(moved.record.charge()))
+        shared.layout.note_room(&lock, batch, len.saturating_sub(bytes))
     });
     if let Err(error) = shortened {
         tracing::debug!(%error, "room that was kept for an added file is kept until all of its batch are added");
@@ -125,8 +126,11 @@ fn move_all(shared: &Arc<Shared>, moves: &[Move]) -> Vec<Result<(), StoreError>>
     let _structure = shared.structure.write();
     let mut results: Vec<_> = moves.iter().map(|prepared| prepared.files.rename(shared)).collect();
     let shards: BTreeSet<u8> = moves.iter().map(|prepared| prepared.files.staged.hash.as_bytes()[0]).collect();
+    // One sync for very many directories; what was staged is on the disk already.
+    let synced = shards.len() >= SYNC_FILE_SYSTEM_FROM && sync_file_system(shared.layout.dir()).is_ok();
+    let to_sync = shards.into_iter().filter(|_| !synced);
     let unsynced: HashMap<u8, StoreError> =
-        shards.into_iter().filter_map(|shard| Some((shard, shared.layout.sync_shard_of(shard).err()?))).collect();
+        to_sync.filter_map(|shard| Some((shard, shared.layout.sync_shard_of(shard).err()?))).collect();
     for (prepared, result) in moves.iter().zip(&mut results) {
         let shard = prepared.files.staged.hash.as_bytes()[0];
         if let Some(error) = unsynced.get(&shard).filter(|_| result.is_ok()) {

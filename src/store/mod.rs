@@ -19,11 +19,16 @@
 //! * What [`Store::adopt`], [`Store::flush`] or [`Store::close`] had returned for is still there, unless it
 //!   was removed or evicted since. What was fetched in the last five seconds may be lost.
 //! * An index that is damaged or gone is made anew from the files, each as far as it verifies. What was added
-//!   here is known by its mode and stays.
-//! * All that lies on the disk stays below the capacity, except what a crash brings back: files whose removal
+//!   here is known by its mode, or is a link, and stays; of a partial blob whose last group is not there the size
+//!   is not proven, so it goes, and pins of what was fetched are forgotten.
+//! * All that lies on the disk stays below the capacity: who writes reserves first, and so does who adds, from
+//!   another process ([`Store::make_room`]). Except for what a crash brings back: files whose removal
 //!   was not yet durable are counted when they are found, and make room at once. Not counted are
-//!   directories, the lock, and what was written of a partial blob in the last five seconds before a crash;
-//!   the last is counted when it is written again or goes with the blob.
+//!   directories, the lock, what was written of a partial blob in the last five seconds before a crash, and what
+//!   a write that failed (ENOSPC, EIO) has left in holes of a partial blob; the last two are bounded by the size
+//!   of that blob, and are counted when they are written again or go with the blob.
+//! * A file of the user's that is served in place may change at any time: nothing is promised of it but that no
+//!   byte leaves unchecked.
 //!
 //! What a disk turns into something else after it was written is found by the next read or check of it.
 //!
@@ -35,8 +40,10 @@
 //! * A group: the content file and the outboard ([`Blob::write`] writes the content, then the nodes of
 //!   the proof, and counts the groups as held in memory), and their names if the files are new, *before* the
 //!   index says so. The flusher does that.
-//! * An added blob: content and outboard under names in `tmp`, with the mode that says that it was added;
-//!   *before* their renaming, the outboard's first; *before* the index.
+//! * Added blobs: contents and outboards under names in `tmp`, with the mode that says that they were added;
+//!   *before* their renaming, each outboard first; *before* the index. Each step is one for all that are added
+//!   together. For a file served in place, the content is a link.
+//! * An outboard that is made anew: under a name in `tmp`, *before* its renaming; the index claims nothing new.
 //! * A blob that goes: its entry in the index *before* its files. Files without an entry are harmless; after a
 //!   crash they are removed in the background, a directory at a time.
 //! * Files without an entry are never reused: the first write to a blob unlinks them. Only while the index
@@ -52,7 +59,7 @@
 //!
 //! # Locks
 //!
-//! In this order, never the other way round: `flushing`, `structure` (which files and entries
+//! In this order, never the other way round: `mending`, `staging`, `flushing`, `structure` (which files and entries
 //! exist), the index's write transaction, the state of a blob. Only the rare copy of a damaged file
 //! does much under the lock of a blob.
 //!

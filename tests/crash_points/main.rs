@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use byhash::ids::{BlobRange, ContentHash};
 use byhash::metrics::Metrics;
-use byhash::store::import::{Source, stage};
+use byhash::store::import::{Batch, Source, stage};
 use byhash::store::{Config, Origin, Store};
 use byhash::verify::{GROUP_LEN, Proof, build_outboard, bytes_of, group_count, proof_runs};
 use disk::{Chance, Log, Unsynced, rebuild};
@@ -72,6 +72,17 @@ impl Sample {
     }
 }
 
+/// Adds many small blobs together, so many that one sync is made for all.
+fn add_together(store: &Store, dir: &Path, samples: &[Sample]) {
+    let mut batch = Batch::create(dir).unwrap();
+    for sample in samples {
+        let room = &mut |batch: &str, bytes| store.make_room(batch, bytes);
+        batch.stage(Source::Stream(&mut sample.content.as_slice()), room, &|_| {}).unwrap();
+    }
+    batch.sync().unwrap();
+    assert!(store.adopt_all(batch.blobs()).iter().all(Result::is_ok));
+}
+
 fn scratch_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -99,6 +110,10 @@ fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
     promise(vec![whole(0), (1, vec![0..1, 2..3])]);
     samples[2].add(&store, dir);
     promise(vec![whole(0), (1, vec![0..1, 2..3]), whole(2)]);
+    add_together(&store, dir, &samples[7..]);
+    let together = || (7..samples.len()).map(whole);
+    let mut promise = |held: Promises| promise(held.into_iter().chain(together()).collect());
+    promise(vec![whole(0), (1, vec![0..1, 2..3]), whole(2)]);
     samples[1].write(&store, 1..2);
     samples[3].write(&store, 10..12);
     samples[3].write(&store, 19..20);
@@ -116,7 +131,7 @@ fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
     promise(vec![whole(0), whole(1), whole(2), (3, vec![10..12, 19..20])]);
     // More than there is room for: what was fetched makes room, what was added stays.
     promise(vec![whole(0), whole(2)]);
-    for sample in &samples[4..] {
+    for sample in &samples[4..7] {
         sample.write(&store, sample.all());
     }
     store.close().unwrap();
@@ -125,6 +140,9 @@ fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
 fn samples() -> Vec<Sample> {
     // One group, several, added, partial; and the rest to fill the store.
     let lens = [100, 3 * GROUP, 5 * GROUP + 1, 20 * GROUP, 9 * GROUP, 8 * GROUP, 7 * GROUP];
+    // And those that are added together; one of them has an outboard.
+    let together = (0..18).map(|number| if number == 0 { GROUP + 9 } else { 50 + number });
+    let lens: Vec<usize> = lens.into_iter().chain(together).collect();
     lens.iter().zip(0..).map(|(len, seed)| Sample::new(seed, *len)).collect()
 }
 
@@ -182,7 +200,7 @@ fn without_index(log: &Log, cut: usize, samples: &[Sample], promised: &Promises)
     let left = scratch_dir();
     rebuild(log, cut, Unsynced::Lost, left.path());
     let _ = fs::remove_file(left.path().join("index.redb"));
-    let added: Promises = promised.iter().filter(|(number, _)| *number == 2).cloned().collect();
+    let added: Promises = promised.iter().filter(|(number, _)| *number == 2 || *number >= 7).cloned().collect();
     check(left.path(), samples, &added, &format!("cut at {cut}, no index"));
     if let Some((number, _)) = added.first() {
         let store = open(left.path());

@@ -50,7 +50,9 @@ impl Copying<'_> {
         reserve(room_for(size))?;
         let hash = hash_pieces(size, &self.outboard_path, self.progress, |piece, at| {
             file.read_exact(piece).map_err(|error| cut_short(error, path))?;
-            self.content.write_all_at(piece, at).map_err(io_error("write", self.content_path))
+            self.content.write_all_at(piece, at).map_err(io_error("write", self.content_path))?;
+            begin_write_back(self.content, at, piece.len());
+            Ok(())
         })?;
         Ok((hash, size))
     }
@@ -142,6 +144,14 @@ fn hash_pieces(
     let (hash, above) = builder.finish().map_err(unreachable)?;
     above.iter().try_for_each(put)?;
     Ok(hash)
+}
+
+/// Has the kernel begin to write to the disk what was written just now, so that the sync in the end finds little
+/// to wait for. That it does not is no failure.
+fn begin_write_back(file: &File, at: u64, len: usize) {
+    let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else { return };
+    // SAFETY: no pointers, and the descriptor is open while `file` is borrowed.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Makes `copy` share the blocks of `original`, where the file system can do that.
