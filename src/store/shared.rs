@@ -241,20 +241,28 @@ impl Shared {
         if known { Ok(()) } else { self.layout.unlink(hash) }
     }
 
-    /// Puts all that somebody has open on the list of the next flush, for an index that knows nothing of
-    /// it. Returns bytes and number of the blobs that nobody has open but that are counted. (A write that
-    /// is under way just now is counted among them; so much may lie above the cap until the next start.)
-    pub fn requeue_opened(&self) -> (u64, u64) {
+    /// Puts all that somebody has open on the list of the next flush, for an index that may know nothing of
+    /// it. Returns bytes and number of the blobs that are counted although nobody has them open and the index
+    /// does not know them. (A write that is under way just now is counted among them; so much may lie above
+    /// the cap until the next start.)
+    pub fn requeue_opened(&self) -> Result<(u64, u64), StoreError> {
         let (mut bytes, mut blobs) = (self.space.of_blobs(), self.space.blobs());
+        // What a rebuild that was broken off has told the index is counted already.
+        let (mut known_bytes, mut known_blobs) = self.index.totals()?;
         for blob in self.all_opened() {
             let opened = !blob.holds_any() || blob.files().is_ok();
+            let known = self.index.get(&blob.hash())?;
             let mut state = blob.state();
             if let Some(charged) = state.charged.filter(|_| opened) {
                 (bytes, blobs) = (bytes.saturating_sub(charged), blobs.saturating_sub(1));
+                if let Some(record) = known {
+                    (known_bytes, known_blobs) =
+                        (known_bytes.saturating_sub(record.charge()), known_blobs.saturating_sub(1));
+                }
                 blob.queue(&mut state);
             }
         }
-        (bytes, blobs)
+        Ok((bytes.saturating_sub(known_bytes), blobs.saturating_sub(known_blobs)))
     }
 
     /// Makes `blob` the handle, unless there is one by now.

@@ -95,6 +95,15 @@ impl Index {
         self.with_database(|database| write(database, change))
     }
 
+    /// What all records are charged for, and how many there are.
+    pub fn totals(&self) -> Result<(u64, u64), StoreError> {
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(NUMBERS)?;
+            let number = |name| Ok::<_, redb::Error>(table.get(name)?.map_or(0, |value| value.value()));
+            Ok((number(BYTES)?, number(COUNT)?))
+        })
+    }
+
     /// The record of `hash`.
     pub fn get(&self, hash: &ContentHash) -> Result<Option<Record>, StoreError> {
         self.with_database(|database| {
