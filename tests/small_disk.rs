@@ -113,6 +113,9 @@ fn a_disk_that_is_full_refuses_some_writes_and_harms_nothing() {
         let _ = store.flush();
     }
     assert!(refused > 10, "{refused}");
+    // What a write has left that found no room for all of it is given back; the lock's block is nobody's.
+    let (found, used) = (taken(&disk.cache()), store.usage().used);
+    assert!(found <= used + 4096, "{found} bytes on the disk, {used} charged for");
     let held = blobs.iter().filter(|blob| blob.is_held(&store)).count();
     assert!(held >= 3, "{held}");
     // Whoever adds is told.
@@ -149,6 +152,13 @@ fn room_that_is_to_stay_free_stays_free() {
         assert!(free + MIB / 2 >= 2 * MIB, "{free} bytes are free");
     }
     assert!(blobs[29].is_held(&store) && !blobs[0].is_held(&store));
+}
+
+/// Bytes that all files below `dir` take on the disk.
+fn taken(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { taken(&path) } else { path.metadata().unwrap().blocks() * 512 }).sum()
 }
 
 /// Free bytes on the file system of `path`.

@@ -57,6 +57,8 @@ pub(super) struct State {
     pub checked: Option<Checked>,
     /// The groups of an incomplete blob that were written to these files by this handle, and so verified.
     pub fresh: RangeSet<u64>,
+    /// Groups of an incomplete blob that a write has failed at, and may have left something of.
+    pub torn: RangeSet<u64>,
     pub origin: Origin,
     pub pinned: bool,
     /// Bytes charged for; none while nothing is on disk.
@@ -76,6 +78,7 @@ impl Blob {
             nodes: RangeSet::new(),
             checked: None,
             fresh: RangeSet::new(),
+            torn: RangeSet::new(),
             origin: Origin::Fetched,
             pinned: false,
             charged: None,
@@ -231,6 +234,7 @@ impl Blob {
         state.nodes.clear();
         state.checked = None;
         state.fresh.clear();
+        state.torn.clear();
         (state.origin, state.pinned) = (Origin::Fetched, false);
         state.files = None;
         state.charged.take()

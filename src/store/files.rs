@@ -2,6 +2,8 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,8 +15,10 @@ use rangemap::RangeSet;
 use super::StoreError;
 use super::error::io_error;
 use super::layout::{Layout, REPAIR_PREFIX, remove_if_there};
+use super::record::{BLOCK_LEN, content_charge};
+use super::space::blocks_of;
 use crate::ids::ContentHash;
-use crate::verify::{bytes_of, outboard_len};
+use crate::verify::{bytes_of, group_count, outboard_len};
 
 /// The mode of a content file once it is complete: it is never written to again.
 pub(super) const COMPLETE_MODE: u32 = 0o444;
@@ -218,6 +222,31 @@ impl Stamp {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i128);
         now - self.changed_ns >= STAMP_AGE_NS
     }
+}
+
+/// Gives the blocks of `groups`, of which nothing is held, back to the disk. Not to be done to a file that was
+/// complete. Where the file system cannot, they stay until they are written to.
+pub(super) fn free_groups<'a>(content: &File, size: u64, groups: impl Iterator<Item = &'a Range<u64>>) {
+    for range in groups.map(|groups| bytes_of(size, groups)) {
+        let len = range.len().next_multiple_of(BLOCK_LEN);
+        let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(len)) else { continue };
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: no pointers, and the descriptor is open while `content` is borrowed.
+        unsafe { libc::fallocate(content.as_raw_fd(), mode, start, len) };
+    }
+}
+
+/// Gives the blocks that a crash has left in the holes of a partial blob back to the disk. Nobody may have it open.
+pub(super) fn free_holes(path: &Path, size: u64, held: &RangeSet<u64>) -> Result<(), StoreError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let is_sealed = metadata.mode() & 0o222 == 0;
+    if !metadata.is_file() || is_sealed || blocks_of(&metadata) <= content_charge(size, held.iter()) {
+        return Ok(());
+    }
+    if let Some((content, _)) = open_file(path, true)? {
+        free_groups(&content, size, held.gaps(&(0..group_count(size))).collect::<Vec<_>>().iter());
+    }
+    Ok(())
 }
 
 /// Bytes copied at a time (1 MiB).

@@ -23,10 +23,9 @@
 //!   is not proven, so it goes, and pins of what was fetched are forgotten.
 //! * All that lies on the disk stays below the capacity: who writes reserves first, and so does who adds, from
 //!   another process ([`Store::make_room`]). Except for what a crash brings back: files whose removal
-//!   was not yet durable are counted when they are found, and make room at once. Not counted are
-//!   directories, the lock, what was written of a partial blob in the last five seconds before a crash, and what
-//!   a write that failed (ENOSPC, EIO) has left in holes of a partial blob; the last two are bounded by the size
-//!   of that blob, and are counted when they are written again or go with the blob.
+//!   was not yet durable, and what was written of a partial blob in the last five seconds, go as soon as
+//!   they are found. What a failed write has left is given back at once (where the file system can). Not counted
+//!   are directories, the lock, and damaged groups of a blob that was complete, until they are fetched again.
 //! * A file of the user's that is served in place may change at any time: nothing is promised of it but that no
 //!   byte leaves unchecked.
 //!

@@ -6,6 +6,7 @@ use std::io;
 
 use super::StoreError;
 use super::error::io_error;
+use super::files::free_holes;
 use super::layout::{Layout, OUTBOARD_SUFFIX, REPAIR_PREFIX, remove_if_there};
 use super::shared::Shared;
 use super::space::{blocks_of, bytes_on_disk};
@@ -68,7 +69,7 @@ fn batch_of(name: &str) -> &str {
 }
 
 /// Removes the files of blobs that the index does not know and nobody has open, of the hashes
-/// that begin with `shard`.
+/// that begin with `shard`, and what lies in the holes of those that it knows in part.
 pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> {
     let dir = shared.layout.shard(shard);
     let _structure = shared.structure.write();
@@ -76,8 +77,15 @@ pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> 
         let Some(hash) = ContentHash::from_name(name.strip_suffix(OUTBOARD_SUFFIX).unwrap_or(&name).as_bytes()) else {
             continue;
         };
-        if shared.opened(&hash).is_none() && shared.index.get(&hash)?.is_none() {
-            remove_if_there(&dir.join(&name))?;
+        if shared.opened(&hash).is_some() {
+            continue;
+        }
+        match shared.index.get(&hash)? {
+            None => remove_if_there(&dir.join(&name))?,
+            Some(record) if !record.is_complete() && !name.ends_with(OUTBOARD_SUFFIX) => {
+                free_holes(&dir.join(&name), record.size, &record.held())?;
+            }
+            Some(_) => {}
         }
     }
     Ok(())

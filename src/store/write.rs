@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::StoreError;
 use super::blob::Blob;
 use super::error::io_error;
-use super::files::Files;
+use super::files::{Files, free_groups};
 use super::record::{Origin, content_charge};
 use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_from};
 
@@ -161,11 +161,20 @@ impl Blob {
                 for gap in gaps {
                     state.fresh.insert(gap);
                 }
-                state.held.insert(groups);
+                state.held.insert(groups.clone());
                 for (offset, run) in proof.runs() {
                     state.nodes.insert(nodes_of(offset, run));
                 }
             }
+        }
+        if current && written.is_none() {
+            state.torn.insert(groups.clone());
+        }
+        if current && writers == 0 && !state.complete && !state.torn.is_empty() {
+            // Nobody writes now, nor begins to while the state is locked.
+            let torn = std::mem::take(&mut state.torn);
+            let left: Vec<_> = torn.iter().flat_map(|range| state.held.gaps(range).collect::<Vec<_>>()).collect();
+            free_groups(&files.content, self.size(), left.iter());
         }
         if current && !state.complete && writers == 0 && state.held_groups == group_count(self.size()) {
             // If the mode cannot be set, the file is still never written to while it is open here.

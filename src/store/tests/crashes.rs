@@ -117,3 +117,24 @@ fn a_crash_between_completion_and_flush_keeps_what_was_known() {
     assert!(resumed.is_complete() && sample.read_all(&store).unwrap());
     drop(blob);
 }
+
+#[test]
+fn what_a_crash_leaves_in_the_holes_of_a_partial_blob_is_given_back() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(20 * GROUP + 5, 1);
+    sample.write(&store, 3..5).unwrap();
+    store.flush().unwrap();
+    let left = crash(dir.path());
+    let path = content_path(left.path(), &sample.hash);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&sample.content[8 * GROUP..], 8 * GROUP_LEN).unwrap();
+    drop((file, store));
+    let store = open(left.path());
+    assert!(on_disk(&left.path().join("blobs")) <= of_blobs(&store));
+    let blob = store.blob(&sample.hash).unwrap().unwrap();
+    assert_eq!(read_groups(&blob, 3..5).unwrap(), sample.bytes(&(3..5)));
+    sample.write_all(&store);
+    assert!(sample.read_all(&store).unwrap());
+}

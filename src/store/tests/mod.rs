@@ -16,6 +16,7 @@ mod whole;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::ids::{BlobRange, ContentHash};
 use crate::metrics::Metrics;
@@ -117,8 +118,22 @@ fn of_blobs(store: &Store) -> u64 {
     store.shared.space.of_blobs()
 }
 
+/// Opens the store in `dir`. A process that another test has just begun has our locks, too, until it is itself.
+fn open_soon(dir: &Path, capacity: u64) -> Result<Store, StoreError> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let config = Config { dir: dir.to_owned(), capacity, keep_free: 0 };
+        match Store::open(config, Arc::new(Metrics::default())) {
+            Err(StoreError::Locked { pid, .. }) if pid.is_none_or(|pid| pid == std::process::id()) && Instant::now() < until => {
+                std::thread::yield_now();
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn try_open(dir: &Path, capacity: u64) -> Result<Store, StoreError> {
-    let store = Store::open(Config { dir: dir.to_owned(), capacity, keep_free: 0 }, Arc::new(Metrics::default()))?;
+    let store = open_soon(dir, capacity)?;
     store.shared.recovery.wait_until_done();
     Ok(store)
 }

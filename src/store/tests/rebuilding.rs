@@ -102,8 +102,7 @@ fn what_verifies_survives_the_loss_of_the_index_and_of_a_page_of_it() {
         store.close().unwrap();
         drop(store);
         // And it is clean: the next start has nothing to do.
-        let store =
-            Store::open(Config { dir: dir.to_owned(), capacity: 64 << 20, keep_free: 0 }, Arc::default()).unwrap();
+        let store = open_soon(dir, 64 << 20).unwrap();
         assert_eq!(store.shared.recovery.work(), Work::Nothing);
     }
 }
@@ -266,8 +265,7 @@ fn a_rebuild_that_was_broken_off_goes_on_at_the_next_start() {
     fs::remove_file(index(dir)).unwrap();
     for _ in 0..3 {
         // Closed as soon as it is open, whatever the thread has done by then.
-        let config = Config { dir: dir.to_owned(), capacity: 64 << 20, keep_free: 0 };
-        drop(Store::open(config, Arc::default()).unwrap());
+        drop(open_soon(dir, 64 << 20).unwrap());
     }
     filled.assert_all_there(&open(dir));
 }
