@@ -189,7 +189,7 @@ fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
     let goes_on = || shared.recovery.goes_on(round);
     (0..SHARDS).for_each(|shard| shared.space.set_unknown(shard as u8, 0));
     // All but what somebody has open is unknown now, and counted anew.
-    let stale = shared.requeue_opened();
+    let stale = shared.requeue_opened()?;
     for shard in (0..SHARDS).take_while(|_| goes_on()) {
         count_unknown(shared, shard as u8)?;
     }

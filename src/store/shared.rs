@@ -241,9 +241,15 @@ impl Shared {
     /// Puts all that somebody has open on the list of the next flush, for an index that knows nothing of
     /// it. Returns bytes and number of the blobs that nobody has open but that are counted. (A write that
     /// is under way just now is counted among them; so much may lie above the cap until the next start.)
-    pub fn requeue_opened(&self) -> (u64, u64) {
-        let (mut bytes, mut blobs) = (self.space.of_blobs(), self.space.blobs());
+    pub fn requeue_opened(&self) -> Result<(u64, u64), StoreError> {
+        // A rebuild that was broken off has told the index of some already: those stay counted.
+        let (known_bytes, known_blobs) = self.index.write(|batch| batch.totals())?;
+        let mut bytes = self.space.of_blobs().saturating_sub(known_bytes);
+        let mut blobs = self.space.blobs().saturating_sub(known_blobs);
         for blob in self.all_opened() {
+            if let Some(record) = self.index.get(&blob.hash())? {
+                (bytes, blobs) = (bytes + record.charge(), blobs + 1);
+            }
             let opened = !blob.holds_any() || blob.files().is_ok();
             let mut state = blob.state();
             if let Some(charged) = state.charged.filter(|_| opened) {
@@ -251,7 +257,7 @@ impl Shared {
                 blob.queue(&mut state);
             }
         }
-        (bytes, blobs)
+        Ok((bytes, blobs))
     }
 
     /// Makes `blob` the handle, unless there is one by now.
