@@ -16,7 +16,7 @@ impl Btrfs {
     fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
-        std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
         let btrfs = Self { dir };
         std::fs::create_dir(btrfs.point()).unwrap();
         let succeeds = |command: &mut Command| {

@@ -113,9 +113,6 @@ fn a_disk_that_is_full_refuses_some_writes_and_harms_nothing() {
         let _ = store.flush();
     }
     assert!(refused > 10, "{refused}");
-    // What a write has left that found no room for all of it is given back; the lock's block is nobody's.
-    let (found, used) = (taken(&disk.cache()), store.usage().used);
-    assert!(found <= used + 4096, "{found} bytes on the disk, {used} charged for");
     let held = blobs.iter().filter(|blob| blob.is_held(&store)).count();
     assert!(held >= 3, "{held}");
     // Whoever adds is told.
@@ -138,6 +135,25 @@ fn a_disk_that_is_full_refuses_some_writes_and_harms_nothing() {
     assert!(small.is_held(&store));
     // Of the others some are held; `is_held` has looked at the bytes of those.
     assert!(blobs.iter().filter(|blob| blob.is_held(&store)).count() > 0);
+}
+
+#[test]
+fn what_a_write_has_left_that_found_no_room_for_all_of_it_is_given_back() {
+    let Some(disk) = SmallDisk::mount(6 * MIB) else { return };
+    let store = open(&disk.cache(), 64 * MIB, 0);
+    blob(1, 3 * MIB).write(&store).unwrap();
+    let partial = blob(2, 4 * MIB);
+    let handle = store.create_partial(partial.hash, 4 * MIB).unwrap();
+    handle.write(0, &partial.content[..16384], &partial.proof).unwrap();
+    let refused = handle.write(1, &partial.content[16384..], &partial.proof).unwrap_err();
+    assert!(matches!(refused, StoreError::Io { .. }), "{refused}");
+    // The lock's block is nobody's.
+    let (found, used) = (taken(&disk.cache()), store.usage().used);
+    assert!(found <= used + 4096, "{found} bytes on the disk, {used} charged for");
+    assert_eq!(handle.read(BlobRange::new(0, 16384)).unwrap(), &partial.content[..16384]);
+    let other = blob(3, MIB);
+    other.write(&store).unwrap();
+    assert!(other.is_held(&store));
 }
 
 #[test]
