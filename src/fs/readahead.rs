@@ -104,7 +104,7 @@ mod tests {
             }
             at += 128 * KIB;
         }
-        assert!(times < 36, "a quarter of a window at a time, not a bit with each of the 511 reads: {times}");
+        assert!(times < 48, "a quarter of a window at a time, not a bit with each of the 511 reads: {times}");
         assert!(asked - at > NEAR_AHEAD_LEN / 4 * 3 && asked - at <= NEAR_AHEAD_LEN);
     }
 
