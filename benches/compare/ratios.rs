@@ -11,14 +11,22 @@ type Ratios = BTreeMap<String, BTreeMap<String, f64>>;
 /// A ratio may fall to this part of the committed one: machines differ, and are busy.
 const LEAST_PART: f64 = 0.5;
 
+fn committed() -> Ratios {
+    toml::from_str(include_str!("ratios.toml")).expect("ratios.toml is a table of tables")
+}
+
+/// Whether the system called `system` takes part.
+pub fn name(system: &str) -> bool {
+    system == OURS || committed().values().any(|others| others.contains_key(system))
+}
+
 /// Prints the ratios, and ends the process with 1 if the best of all rounds is below half of what it was
 /// for any pair of which both were measured.
 pub fn hold_against(results: &Results) {
-    let committed: Ratios = toml::from_str(include_str!("ratios.toml")).expect("ratios.toml is a table of tables");
     let ours = results.row(OURS).expect("byhash was measured");
     let mut fell = false;
     println!("\nHow many times as fast byhash is, in the best round, and what it was when it was committed:");
-    for (name, others) in &committed {
+    for (name, others) in &committed() {
         let reading = Reading::all()
             .find(|reading| reading.to_string() == *name)
             .unwrap_or_else(|| panic!("ratios.toml names a reading that there is not: {name}"));

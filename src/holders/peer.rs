@@ -13,6 +13,7 @@ use super::lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, LanePool, PooledLane};
 use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec, Priority};
 use crate::transport::{Dialer, TransportError};
+use crate::wire::MAX_RANGE_LEN;
 
 /// The first pause after a failed dial; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -38,6 +39,10 @@ const EWMA_WEIGHT: f64 = 0.25;
 /// From this round trip on a peer is far: what comes from it is bounded by round trips rather than by
 /// what both machines can do. No local network has as much.
 const FAR_ROUND_TRIP: Duration = Duration::from_millis(5);
+
+/// Round trips that the longest exchange with a far peer takes at most: if it takes more, fewer lanes fill
+/// the link.
+const FAR_ROUND_TRIPS: f64 = 6.0;
 
 /// Bytes a second assumed of a peer nothing is known of yet: fast, so that it is tried.
 const ASSUMED_RATE: f64 = 200e6;
@@ -175,9 +180,13 @@ impl Peer {
         if self.is_far() { FAR_BULK_LANES } else { BULK_LANES }
     }
 
-    /// Whether its round trip is long, as far as is known.
+    /// Whether round trips are what bounds the bytes that come from it, as far as is known: they are long, and
+    /// the longest exchange does not take many of them.
     pub fn is_far(&self) -> bool {
-        self.standing.lock().least_round_trip.is_some_and(|least| least >= FAR_ROUND_TRIP)
+        let standing = self.standing.lock();
+        let (Some(least), Some(rate)) = (standing.least_round_trip, standing.rate) else { return false };
+        let bytes = MAX_RANGE_LEN as f64 / 4.0;
+        least >= FAR_ROUND_TRIP && rate * least.as_secs_f64() * FAR_ROUND_TRIPS >= bytes
     }
 
     /// Whether it may be tried now.

@@ -42,6 +42,7 @@ pub enum Finding {
 
 /// All configured peers and what they said lately.
 pub struct Holders {
+    own_id: PeerId,
     peers: Vec<Arc<Peer>>,
     answers: Answers,
     log: StatementLog,
@@ -51,8 +52,14 @@ pub struct Holders {
 impl Holders {
     /// The peers of `specs`, dialled through `dialer`.
     pub fn new(specs: Vec<PeerSpec>, dialer: Arc<dyn Dialer>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let own_id = dialer.id();
         let peers = specs.into_iter().map(|spec| Peer::new(spec, dialer.clone())).collect();
-        Arc::new(Self { peers, answers: Answers::new(), log: StatementLog::new(), metrics })
+        Arc::new(Self { own_id, peers, answers: Answers::new(), log: StatementLog::new(), metrics })
+    }
+
+    /// This node, as its peers know it.
+    pub fn own_id(&self) -> PeerId {
+        self.own_id
     }
 
     /// All peers; a peer's place in this slice is its index.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{BoxFuture, BoxLane, Identity, NetworkSecret, TransportError, handshake, tcp};
-use crate::ids::PeerSpec;
+use crate::ids::{PeerId, PeerSpec};
 use crate::metrics::Metrics;
 
 /// How long resolving a name and connecting may take. One lost SYN is sent again after a second.
@@ -22,6 +22,9 @@ const MAX_ADDRESSES: usize = 8;
 
 /// Opens lanes.
 pub trait Dialer: Send + Sync + 'static {
+    /// Who dials.
+    fn id(&self) -> PeerId;
+
     /// Opens a lane to `peer`. Dropping the future gives up.
     fn dial<'a>(&'a self, peer: &'a PeerSpec) -> BoxFuture<'a, Result<BoxLane, TransportError>>;
 }
@@ -43,6 +46,10 @@ impl TcpDialer {
 }
 
 impl Dialer for TcpDialer {
+    fn id(&self) -> PeerId {
+        self.identity.peer_id()
+    }
+
     fn dial<'a>(&'a self, peer: &'a PeerSpec) -> BoxFuture<'a, Result<BoxLane, TransportError>> {
         Box::pin(async move {
             if peer.id.is_none() && self.secret.is_none() {

@@ -49,6 +49,10 @@ impl BreakingDialer {
 }
 
 impl Dialer for BreakingDialer {
+    fn id(&self) -> PeerId {
+        self.inner.id()
+    }
+
     fn dial<'a>(&'a self, peer: &'a PeerSpec) -> BoxFuture<'a, Result<BoxLane, TransportError>> {
         Box::pin(async move {
             let inner = self.inner.dial(peer).await?;

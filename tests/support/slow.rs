@@ -63,6 +63,10 @@ impl SlowDialer {
 }
 
 impl Dialer for SlowDialer {
+    fn id(&self) -> PeerId {
+        self.inner.id()
+    }
+
     fn dial<'a>(&'a self, peer: &'a PeerSpec) -> BoxFuture<'a, Result<BoxLane, TransportError>> {
         Box::pin(async move {
             let link = peer.id.and_then(|id| self.links.get(&id)).unwrap_or(&self.link).clone();

@@ -7,7 +7,9 @@ use std::time::Duration;
 use rangemap::RangeSet;
 use tokio::time::Instant;
 
+use super::actor::group_total;
 use crate::holders::{Finding, Holders, Peer, SMALL_LANES};
+use crate::ids::PeerId;
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::{FetchError, Priority};
 use crate::verify::GROUP_LEN;
@@ -27,6 +29,10 @@ const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// nobody else has.
 const PART_ADVANTAGE: f64 = 0.5;
 
+/// How long one who was seen to get more of the blob is taken to go on: what comes is written, and told of, a
+/// piece at a time.
+const SWARM_MEMORY: Duration = Duration::from_secs(5);
+
 /// One holder of the blob.
 struct Candidate {
     index: usize,
@@ -38,6 +44,10 @@ struct Candidate {
     /// How often in a row it was busy.
     busy: u32,
     not_before: Option<Instant>,
+    /// When it was seen last to have more than before.
+    grew_at: Option<Instant>,
+    /// It was counted on to fetch something, and did not in time.
+    let_down: bool,
 }
 
 impl Candidate {
@@ -48,10 +58,9 @@ impl Candidate {
         self.flights < most && self.not_before.is_none_or(|at| at <= now)
     }
 
-    /// Whether it has all of the blob and does enough, there being so many who have a part and fetch the
-    /// rest, too: each asks it for something else, and they have that from one another.
-    fn is_spared(&self, parts: usize) -> bool {
-        self.has.is_none() && parts > 0 && self.flights >= (self.peer.bulk_lanes() / (1 + parts)).max(1)
+    /// Whether it fetches the blob, too, as far as is known.
+    fn is_in_swarm(&self, now: Instant) -> bool {
+        self.has.is_some() && !self.let_down && self.grew_at.is_some_and(|at| now - at < SWARM_MEMORY)
     }
 
     /// Takes note that it does not have `groups`. True if nothing is left that it could have.
@@ -91,6 +100,8 @@ pub(super) struct Candidates {
     usable: Vec<Candidate>,
     /// Peers that sent wrong bytes of this blob: never asked for it again by this task.
     banned: Vec<usize>,
+    /// Peers that said once that they have none of it.
+    had_none: Vec<usize>,
     verdicts: Verdicts,
 }
 
@@ -108,7 +119,12 @@ impl Candidates {
                     _ => None,
                 };
                 match self.usable.iter_mut().find(|candidate| candidate.index == index) {
-                    Some(known) => known.has = has,
+                    Some(known) => {
+                        if total(&has) > total(&known.has) {
+                            known.grew_at = Some(Instant::now());
+                        }
+                        known.has = has;
+                    }
                     None => self.usable.push(Candidate {
                         index,
                         peer: holders.peers()[index].clone(),
@@ -117,11 +133,18 @@ impl Candidates {
                         failures: 0,
                         busy: 0,
                         not_before: None,
+                        grew_at: self.had_none.contains(&index).then(Instant::now),
+                        let_down: false,
                     }),
                 }
             }
             Finding::Has(..) | Finding::Unreachable(_) => {}
-            Finding::HasNot(_) => self.verdicts.said_no = true,
+            Finding::HasNot(index) => {
+                self.verdicts.said_no = true;
+                if !self.had_none.contains(&index) {
+                    self.had_none.push(index);
+                }
+            }
             Finding::Silent(_) => self.verdicts.silent = true,
         }
     }
@@ -146,10 +169,35 @@ impl Candidates {
         self.usable.iter().all(|candidate| candidate.peer.is_far())
     }
 
-    /// Whether a holder of a part has said to have group `group`, and can take an exchange now.
-    pub fn part_is_free(&self, group: u64, now: Instant) -> bool {
-        let has = |candidate: &Candidate| candidate.has.as_ref().is_some_and(|has| has.contains(&group));
-        self.usable.iter().any(|candidate| has(candidate) && candidate.is_free(Priority::ReadAhead, now))
+    /// Whether any of them fetches the blob, too.
+    pub fn is_swarm(&self, now: Instant) -> bool {
+        self.usable.iter().any(|candidate| candidate.is_in_swarm(now))
+    }
+
+    /// Those who fetch the blob, too: index and id.
+    pub fn swarm(&self, now: Instant) -> impl Iterator<Item = (usize, PeerId)> {
+        let fetching = self.usable.iter().filter(move |candidate| candidate.is_in_swarm(now));
+        fetching.filter_map(|candidate| Some((candidate.index, candidate.peer.id()?)))
+    }
+
+    /// The one with index `index` was counted on in vain.
+    pub fn note_let_down(&mut self, index: usize) {
+        if let Some(candidate) = self.usable.iter_mut().find(|candidate| candidate.index == index) {
+            candidate.let_down = true;
+        }
+    }
+
+    /// Whether one who has group `group` in a part can take an exchange now; `None` if none of them has it.
+    pub fn part_is_free(&self, group: u64, now: Instant) -> Option<bool> {
+        let has = |candidate: &&Candidate| candidate.has.as_ref().is_some_and(|has| has.contains(&group));
+        self.usable.iter().filter(has).map(|candidate| candidate.is_free(Priority::ReadAhead, now)).reduce(|a, b| a | b)
+    }
+
+    /// Seconds that an exchange of `len` bytes takes with the fastest of those who have all of the blob.
+    pub fn secs_of_whole(&self, len: u64) -> f64 {
+        let whole = self.usable.iter().filter(|candidate| candidate.has.is_none());
+        let rate = whole.filter_map(|candidate| candidate.peer.rate()).max_by(f64::total_cmp);
+        rate.map_or(0.0, |rate| len as f64 / rate.max(1.0))
     }
 
     /// The groups that any of them has; `None`: all.
@@ -199,11 +247,6 @@ impl Candidates {
         self.usable.iter().any(|candidate| candidate.has.is_some())
     }
 
-    /// How many have a part.
-    fn parts(&self) -> usize {
-        self.usable.iter().filter(|candidate| candidate.has.is_some()).count()
-    }
-
     /// Why nobody can help.
     pub fn error(&self) -> FetchError {
         self.verdicts.error()
@@ -223,12 +266,10 @@ impl Candidates {
         without: &[usize],
         now: Instant,
     ) -> Option<(usize, Arc<Peer>, Range<u64>)> {
-        let parts = self.parts();
         let best = self
             .usable
             .iter_mut()
             .filter(|candidate| candidate.is_free(priority, now) && !without.contains(&candidate.index))
-            .filter(|candidate| priority == Priority::Foreground || !candidate.is_spared(parts))
             .filter_map(|candidate| {
                 let end = match &candidate.has {
                     None => groups.end,
@@ -313,4 +354,9 @@ impl Candidates {
             self.usable.remove(at);
         }
     }
+}
+
+/// Groups of a part; none of all of it.
+fn total(has: &Option<RangeSet<u64>>) -> u64 {
+    has.as_ref().map_or(0, group_total)
 }

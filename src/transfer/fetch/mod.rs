@@ -7,6 +7,7 @@
 //!
 //! * `actor`: the task, its commands and events.
 //! * `plan`: what to ask of whom next; `patience`: how long to wait, and when to give up.
+//! * `swarm`: who fetches what of it where many fetch the same blob.
 //! * `waiters`: who waits for which groups.
 //! * `candidates`: who may be asked, and what those who may not be had to say.
 //! * `flight`: one exchange under way, and where its bytes go.
@@ -16,6 +17,7 @@ mod candidates;
 mod flight;
 mod patience;
 mod plan;
+mod swarm;
 mod waiters;
 
 pub use actor::{Command, spawn};

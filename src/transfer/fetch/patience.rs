@@ -153,7 +153,8 @@ impl Actor {
         }
         let has_paused = self.patience.survey_after.take().is_some();
         let hopeless = self.give_up();
-        let stuck = self.has_demand() && self.flights.values().all(|flight| flight.stalled);
+        let counts_on_others = self.candidates.is_swarm(now);
+        let stuck = self.has_demand() && !counts_on_others && self.flights.values().all(|flight| flight.stalled);
         if hopeless || stuck && self.patience.surveys < MAX_SURVEYS {
             if has_paused || self.patience.surveys == 0 {
                 self.patience.surveys_begun += u64::from(hopeless);
@@ -161,7 +162,9 @@ impl Actor {
             } else {
                 self.patience.survey_after = Some(now + SURVEY_PAUSE);
             }
-        } else if !self.flights.is_empty() && now - self.patience.asked_at >= self.patience.news_period {
+        } else if (!self.flights.is_empty() || self.candidates.is_swarm(now))
+            && now - self.patience.asked_at >= self.patience.news_period
+        {
             self.ask_for_news();
         }
     }

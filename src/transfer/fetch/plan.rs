@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 use super::actor::{Actor, group_total};
 use super::flight::{Flight, launch};
+use super::swarm::SWARM_GROUPS;
+use super::waiters::Waiter;
 use crate::holders::{LaneKind, Peer};
 use crate::transfer::Priority;
 use crate::transfer::buffers::SEGMENT_LEN;
@@ -36,9 +38,6 @@ const MIN_PIECE_LEN: u64 = 4 * SEGMENT_LEN as u64;
 /// not asked of a better one that turns up.
 const PIECE_SECS: f64 = 0.25;
 
-/// Groups of a piece where others fetch the same blob: pieces are cut at multiples of this.
-const SWARM_GROUPS: u64 = MIN_PIECE_LEN / GROUP_LEN;
-
 /// Exchanges of one blob under way at the same time, those not counted that make no progress.
 const MAX_FLIGHTS: usize = 32;
 
@@ -62,6 +61,7 @@ impl Actor {
     pub(super) fn plan(&mut self, now: Instant) {
         let Some(transfer) = self.transfer.clone().filter(|_| !self.is_closing()) else { return };
         self.recall_overtaken();
+        self.note_let_down(now);
         let mut passed = 0;
         let mut moving = self.flights.values().filter(|flight| !flight.stalled).count();
         let mut covered = self.landing.clone();
@@ -164,44 +164,23 @@ impl Actor {
             let wanted = (self.has_demand() || !self.ahead.is_empty()) && !covered.overlaps(&FIRST_GROUPS);
             return wanted.then_some((FIRST_GROUPS, Priority::Foreground));
         }
-        let in_swarm = self.candidates.some_part();
-        for waiter in self.waiters.iter() {
-            if in_swarm && waiter.priority > Priority::Foreground {
-                break;
-            }
-            if let Some(start) = waiter.left.iter().find_map(|range| covered.gaps(range).next()) {
-                return Some((self.extend(start, covered), waiter.priority));
+        let in_swarm = self.candidates.is_swarm(now);
+        let in_order = |waiter: &&Waiter| !in_swarm || waiter.priority == Priority::Foreground;
+        for waiter in self.waiters.iter().take_while(in_order) {
+            if let Some(start) = self.next_for(waiter, covered, now) {
+                return Some((self.extend(start, covered, now), waiter.priority));
             }
         }
         let start = if in_swarm {
-            self.next_in_swarm(covered, now)?
+            self.next_in_swarm(covered, now)?.start
         } else {
             self.ahead.iter().find_map(|range| covered.gaps(range).next())?.start
         };
-        let piece = self.extend(start..start + 1, covered);
-        Some((piece, Priority::ReadAhead))
-    }
-
-    /// Where to go on with what nobody waits for at this moment, if others fetch the same blob: with what one of
-    /// them has, else anywhere, each of them elsewhere. So they soon have something for one another, and who
-    /// has all of it need not send it to each of them.
-    fn next_in_swarm(&self, covered: &RangeSet<u64>, now: Instant) -> Option<u64> {
-        let waited_for = self.waiters.iter().flat_map(|waiter| waiter.left.iter());
-        let gaps = self.ahead.iter().chain(waited_for).flat_map(|range| covered.gaps(range));
-        let starts = gaps.flat_map(|gap| {
-            let further = (gap.start / SWARM_GROUPS + 1..).map(|number| number * SWARM_GROUPS);
-            std::iter::once(gap.start).chain(further.take_while(move |start| *start < gap.end))
-        });
-        let place = |start: u64| {
-            // Multiplicative hashing (Knuth): an order that is another for each transfer.
-            let mixed = ((start / SWARM_GROUPS) ^ self.id.raw()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            (!self.candidates.part_is_free(start, now), mixed)
-        };
-        starts.min_by_key(|start| place(*start))
+        Some((self.extend(start..start + 1, covered, now), Priority::ReadAhead))
     }
 
     /// Lengthens `piece` by what is wanted behind it, up to the length that spreads the work.
-    fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>) -> Range<u64> {
+    fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>, now: Instant) -> Range<u64> {
         let lanes = self.candidates.bulk_lanes().max(1) as u64;
         let share = group_total(&self.ahead) / lanes;
         let soon = self.candidates.brought_in(PIECE_SECS) / GROUP_LEN;
@@ -212,8 +191,11 @@ impl Actor {
             longest = longest * (self.next_flight + 1) / lanes;
         }
         let most = piece.start + longest.max((piece.end - piece.start).min(PIECE_LEN / GROUP_LEN));
-        let most =
-            if self.candidates.some_part() { most.min((piece.start / SWARM_GROUPS + 1) * SWARM_GROUPS) } else { most };
+        let most = if self.candidates.is_swarm(now) {
+            most.min((piece.start / SWARM_GROUPS + 1) * SWARM_GROUPS)
+        } else {
+            most
+        };
         // Cut where segments end.
         let most = (most / SEGMENT_GROUPS * SEGMENT_GROUPS).max((piece.start / SEGMENT_GROUPS + 1) * SEGMENT_GROUPS);
         let mut end = piece.end.min(most);

@@ -154,6 +154,10 @@ impl MemoryDialer {
 }
 
 impl Dialer for MemoryDialer {
+    fn id(&self) -> PeerId {
+        self.own
+    }
+
     fn dial<'a>(&'a self, peer: &'a PeerSpec) -> BoxFuture<'a, Result<BoxLane, TransportError>> {
         Box::pin(async move {
             match self.connect(peer)? {
