@@ -57,7 +57,7 @@ impl Flusher {
         self.shared.pending.lock().closing = true;
         self.shared.wake.notify_all();
         // They hold what they are held by.
-        self.shared.lingering.let_go();
+        self.shared.lingering.close();
         for thread in self.threads.lock().take().into_iter().flatten() {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {

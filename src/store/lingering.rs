@@ -23,7 +23,8 @@ const DESCRIPTORS_EACH: u64 = 2 * 2;
 /// The lingering blobs, the ones used last.
 #[derive(Debug)]
 pub(super) struct Lingering {
-    blobs: Mutex<LruCache<ContentHash, Arc<Blob>>>,
+    /// None once the store is closed: each blob keeps the store.
+    blobs: Mutex<Option<LruCache<ContentHash, Arc<Blob>>>>,
 }
 
 impl Lingering {
@@ -33,28 +34,36 @@ impl Lingering {
         // It grows with what is put in.
         let mut cache = LruCache::unbounded();
         cache.resize(blobs);
-        Self { blobs: Mutex::new(cache) }
+        Self { blobs: Mutex::new(Some(cache)) }
     }
 
     /// Keeps `blob`, which somebody has just opened, beyond its last handle.
     pub fn keep(&self, blob: &Arc<Blob>) {
-        let before = self.blobs.lock().push(blob.hash(), blob.clone());
+        let before = self.blobs.lock().as_mut().and_then(|blobs| blobs.push(blob.hash(), blob.clone()));
         // Dropped here, away from the lock.
         drop(before);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.blobs.lock().is_empty()
+        self.blobs.lock().as_ref().is_none_or(LruCache::is_empty)
     }
 
     /// Lets all go: what nobody has open is not in use afterwards.
     pub fn let_go(&self) {
         let mut blobs = Vec::new();
-        let mut lingering = self.blobs.lock();
-        while let Some((_, blob)) = lingering.pop_lru() {
-            blobs.push(blob);
+        if let Some(lingering) = self.blobs.lock().as_mut() {
+            while let Some((_, blob)) = lingering.pop_lru() {
+                blobs.push(blob);
+            }
         }
-        drop(lingering);
+        // Dropped here, away from the lock.
+        drop(blobs);
+    }
+
+    /// Lets all go, and keeps none from now on.
+    pub fn close(&self) {
+        let blobs = self.blobs.lock().take();
+        drop(blobs);
     }
 }
 

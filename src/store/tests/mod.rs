@@ -124,7 +124,9 @@ fn open_soon(dir: &Path, capacity: u64) -> Result<Store, StoreError> {
     loop {
         let config = Config { dir: dir.to_owned(), capacity, keep_free: 0 };
         match Store::open(config, Arc::new(Metrics::default())) {
-            Err(StoreError::Locked { pid, .. }) if pid.is_none_or(|pid| pid == std::process::id()) && Instant::now() < until => {
+            Err(StoreError::Locked { pid, .. })
+                if pid.is_none_or(|pid| pid == std::process::id()) && Instant::now() < until =>
+            {
                 std::thread::yield_now();
             }
             opened => return opened,

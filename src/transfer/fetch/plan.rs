@@ -34,8 +34,8 @@ pub const PIECE_LEN: u64 = MAX_RANGE_LEN / 4;
 /// to be shared by: each exchange has a cost of its own, and its bytes come in order anyway.
 const MIN_PIECE_LEN: u64 = 4 * SEGMENT_LEN as u64;
 
-/// Seconds that an exchange should take at most, beside its round trip: what has been asked of one holder is
-/// not asked of a better one that turns up.
+/// Seconds that an exchange should take at most where there are other peers, beside its round trip: what has been
+/// asked of one holder is not asked of a better one that turns up.
 const PIECE_SECS: f64 = 0.25;
 
 /// Exchanges of one blob under way at the same time, those not counted that make no progress.
@@ -183,7 +183,8 @@ impl Actor {
     fn extend(&self, piece: Range<u64>, covered: &RangeSet<u64>, now: Instant) -> Range<u64> {
         let lanes = self.candidates.bulk_lanes().max(1) as u64;
         let share = group_total(&self.ahead) / lanes;
-        let soon = self.candidates.brought_in(PIECE_SECS) / GROUP_LEN;
+        let others = self.shared.holders.peers().len() > 1;
+        let soon = if others { self.candidates.brought_in(PIECE_SECS) / GROUP_LEN } else { u64::MAX };
         let mut longest = share.min(soon).clamp(MIN_PIECE_LEN / GROUP_LEN, PIECE_LEN / GROUP_LEN);
         if self.next_flight < lanes && self.candidates.are_far() {
             // The first are of different lengths. Else all lanes would be done at the same time, again and
