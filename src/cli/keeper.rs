@@ -1,19 +1,15 @@
 //! Who keeps the store: the running node, or, where none runs, this process for a moment.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::failure::CommandError;
 use crate::config::{StateDir, store_config};
 use crate::control::{Client, ControlError, Order, Report};
+use crate::daemon::{LOCK_POLL, LOCK_WAIT};
+use crate::ids::ContentHash;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
-
-/// How long a store may be in use by a process that does not answer on the control socket: another
-/// command that will soon be done, or a node that is just starting or ending.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// How often it is tried meanwhile.
-const LOCK_POLL: Duration = Duration::from_millis(50);
+use crate::store::{HeldBlob, Store, StoreError};
 
 /// Whoever keeps the store.
 pub(super) enum Keeper {
@@ -56,6 +52,13 @@ impl Keeper {
             Self::Node(node) => Ok(node.order(order).await?),
             Self::Store(store) => Ok(order.carry_out(store)?),
         }
+    }
+
+    /// A page of what is held, from `after` on, which is moved on; to `None` if it is the last.
+    pub(super) async fn page(&mut self, after: &mut Option<ContentHash>) -> Result<Vec<HeldBlob>, CommandError> {
+        let Report::List(page) = self.order(Order::List { after: *after }).await? else { return Err(out_of_place()) };
+        *after = page.next;
+        Ok(page.blobs)
     }
 }
 

@@ -83,10 +83,7 @@ async fn some(
     let mut keeper = Keeper::reach_existing(state, cache_size).await?;
     let mut blobs = Vec::new();
     loop {
-        let report = keeper.order(Order::List { after: *after }).await?;
-        let Report::List(page) = report else { return Err(out_of_place()) };
-        blobs.extend(page.blobs);
-        *after = page.next;
+        blobs.extend(keeper.page(after).await?);
         if after.is_none() || blobs.len() >= BATCH {
             return Ok(blobs);
         }

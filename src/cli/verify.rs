@@ -14,6 +14,7 @@ use super::node::{block_on, running_node};
 use super::output::{print, print_json};
 use super::progress::{Shown, bytes_bar};
 use super::table::size;
+use super::why::ADD_AGAIN;
 use crate::config::StateDir;
 use crate::control::{Client, Order, Report};
 use crate::ids::ContentHash;
@@ -89,9 +90,7 @@ impl Verify {
 async fn held(keeper: &mut Keeper) -> Result<u64, CommandError> {
     let (mut sum, mut after) = (0, None);
     loop {
-        let Report::List(page) = keeper.order(Order::List { after }).await? else { return Err(out_of_place()) };
-        sum += page.blobs.iter().map(|blob| blob.held).sum::<u64>();
-        after = page.next;
+        sum += keeper.page(&mut after).await?.iter().map(|blob| blob.held).sum::<u64>();
         if after.is_none() {
             return Ok(sum);
         }
@@ -123,12 +122,9 @@ impl Check {
             None => {
                 let mut after = None;
                 loop {
-                    let Report::List(page) = self.keeper.order(Order::List { after }).await? else {
-                        return Err(out_of_place());
-                    };
-                    let batch: Vec<_> = page.blobs.iter().map(|blob| blob.hash).collect();
+                    let page = self.keeper.page(&mut after).await?;
+                    let batch: Vec<_> = page.iter().map(|blob| blob.hash).collect();
                     self.batch(&batch, false).await?;
-                    after = page.next;
                     if after.is_none() {
                         break;
                     }
@@ -201,7 +197,7 @@ impl Check {
         let damage = match (scrubbed.origin, scrubbed.in_place.as_ref().and_then(|place| place.complaint())) {
             (Origin::Reference, why) => {
                 let why = why.unwrap_or("the file from which it was served has changed".to_owned());
-                format!("{hash}: {why}; it is served no more: add it again, or remove it with 'byhash rm'")
+                format!("{hash}: {why}; it is served no more{ADD_AGAIN}")
             }
             _ => format!("{hash}: {} were damaged and have been dropped", size(bytes)),
         };

@@ -42,7 +42,7 @@ impl Why {
 }
 
 /// What to do about a file that is served no more.
-const ADD_AGAIN: &str = ": add it again, or remove it with 'byhash rm'";
+pub(super) const ADD_AGAIN: &str = ": add it again, or remove it with 'byhash rm'";
 
 fn for_people(report: &BlobReport) -> String {
     let of = report.size.map_or("an unknown size".to_owned(), size);

@@ -32,9 +32,9 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
 
 /// How long the store may be in use by a process that does not answer on the control socket: a command
 /// that will soon be done, or a node that is ending, as after `umount` before `mount`.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
+pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How often it is tried meanwhile.
-const LOCK_POLL: Duration = Duration::from_millis(50);
+pub const LOCK_POLL: Duration = Duration::from_millis(50);
 const _: () = assert!(LOCK_WAIT.as_secs() > SHUTDOWN_DEADLINE.as_secs());
 
 /// A running node.

@@ -82,7 +82,7 @@ fn note_read(file: &OpenFile, range: BlobRange) {
     if range.is_empty() {
         return;
     }
-    let ahead = file.read_ahead.lock().on_read(range, file.reader.most_ahead());
+    let ahead = file.read_ahead.lock().on_read(range, || file.reader.most_ahead());
     if let Some(ahead) = ahead {
         file.reader.prefetch(ahead);
     }

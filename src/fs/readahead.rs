@@ -41,9 +41,9 @@ impl ReadAhead {
     }
 
     /// Notes a read of `range` (within the size, not empty) and returns what to fetch ahead of
-    /// it, if anything: a range after `range` that was not returned before in this run. At `most` so many
-    /// bytes are wanted beyond it.
-    pub fn on_read(&mut self, range: BlobRange, most: u64) -> Option<BlobRange> {
+    /// it, if anything: a range after `range` that was not returned before in this run. At most as many
+    /// bytes are wanted beyond it as `most` says, which is asked only of a stream.
+    pub fn on_read(&mut self, range: BlobRange, most: impl FnOnce() -> u64) -> Option<BlobRange> {
         let slack = range.len().saturating_mul(REORDER_READS);
         if range.start.abs_diff(self.next) > slack {
             *self = Self { next: range.end, run: range.len(), ahead: range.end, ..Self::new(self.size) };
@@ -60,11 +60,11 @@ impl ReadAhead {
     }
 
     /// Asks for more once a quarter of the window is used up: the rest keeps those busy who have it.
-    fn extend(&mut self, most: u64) -> Option<BlobRange> {
+    fn extend(&mut self, most: impl FnOnce() -> u64) -> Option<BlobRange> {
         if !self.confirmed || self.run < MIN_RUN {
             return None;
         }
-        let window = self.run.clamp(MIN_WINDOW, most.max(MIN_WINDOW));
+        let window = self.run.clamp(MIN_WINDOW, most().max(MIN_WINDOW));
         let start = self.ahead.max(self.next);
         if start - self.next > window / 4 * 3 {
             return None;
@@ -85,7 +85,7 @@ mod tests {
 
     fn read(state: &mut ReadAhead, start: u64, len: u64) -> Option<BlobRange> {
         let range = BlobRange::new(start, start + len).clip(state.size);
-        state.on_read(range, NEAR_AHEAD_LEN)
+        state.on_read(range, || NEAR_AHEAD_LEN)
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
                     break;
                 }
                 at = range.end;
-                if let Some(ahead) = state.on_read(range, NEAR_AHEAD_LEN) {
+                if let Some(ahead) = state.on_read(range, || NEAR_AHEAD_LEN) {
                     prop_assert_eq!(ahead.start, asked.unwrap_or(at).max(at));
                     prop_assert!(ahead.end - at <= at.clamp(MIN_WINDOW, NEAR_AHEAD_LEN));
                     asked = Some(ahead.end);
@@ -202,7 +202,7 @@ mod tests {
                 }
                 read_bytes += range.len();
                 at = range.end;
-                if let Some(ahead) = state.on_read(range, NEAR_AHEAD_LEN) {
+                if let Some(ahead) = state.on_read(range, || NEAR_AHEAD_LEN) {
                     prop_assert!(ahead.start >= range.end, "what is being read is not read ahead");
                     prop_assert!(ahead.end <= size && !ahead.is_empty() && ahead.len() <= NEAR_AHEAD_LEN);
                     ahead_bytes += ahead.len();

@@ -9,11 +9,10 @@ use tokio::time::Instant;
 
 use super::PeerError;
 use super::hints::PeerHint;
-use super::lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, LanePool, PooledLane};
+use super::lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, LanePool, PIECE_LEN, PooledLane};
 use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec, Priority};
 use crate::transport::{Dialer, TransportError};
-use crate::wire::MAX_RANGE_LEN;
 
 /// The first pause after a failed dial; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -185,8 +184,7 @@ impl Peer {
     pub fn is_far(&self) -> bool {
         let standing = self.standing.lock();
         let (Some(least), Some(rate)) = (standing.least_round_trip, standing.rate) else { return false };
-        let bytes = MAX_RANGE_LEN as f64 / 4.0;
-        least >= FAR_ROUND_TRIP && rate * least.as_secs_f64() * FAR_ROUND_TRIPS >= bytes
+        least >= FAR_ROUND_TRIP && rate * least.as_secs_f64() * FAR_ROUND_TRIPS >= PIECE_LEN as f64
     }
 
     /// Whether it may be tried now.

@@ -12,7 +12,7 @@ use super::blob::Blob;
 use super::error::io_error;
 use super::files::complete_mode;
 use super::import::StagedBlob;
-use super::layout::{OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, remove_if_there, sync_file_system};
+use super::layout::{OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, is_plain, remove_if_there, sync_file_system};
 use super::record::{Origin, Record};
 use super::shared::Shared;
 use super::{StoreError, sweep};
@@ -174,8 +174,7 @@ impl<'a> StagedFiles<'a> {
     fn check(shared: &Shared, staged: &'a StagedBlob) -> Result<Self, StoreError> {
         let refused = || StoreError::NotStaged(staged.name.clone());
         let (batch, number) = staged.name.split_once('.').ok_or_else(refused)?;
-        let plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if !plain(batch) || !plain(number) || staged.size > MAX_BLOB_LEN {
+        if !is_plain(batch) || !is_plain(number) || staged.size > MAX_BLOB_LEN {
             return Err(refused());
         }
         let content = shared.layout.tmp().join(&staged.name);

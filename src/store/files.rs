@@ -14,7 +14,7 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::layout::{Layout, REPAIR_PREFIX, remove_if_there};
+use super::layout::{Layout, REPAIR_PREFIX, create_private, remove_if_there};
 use super::record::{BLOCK_LEN, content_charge};
 use super::space::blocks_of;
 use crate::ids::ContentHash;
@@ -254,11 +254,10 @@ const COPY_LEN: usize = 1 << 20;
 
 /// Makes a file of `len` zeroes; what lies in its place is unlinked.
 fn create_file(path: &Path, len: u64) -> Result<File, StoreError> {
-    let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
-    let created = match create() {
+    let created = match create_private(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove_if_there(path)?;
-            create()
+            create_private(path)
         }
         created => created,
     };

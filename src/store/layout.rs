@@ -121,9 +121,8 @@ impl Layout {
 
     /// The lock of a batch of files on their way in. [`StoreError::NotStaged`] if there is none of this name.
     pub fn staged_batch(&self, batch: &str) -> Result<File, StoreError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         let refused = || StoreError::NotStaged(batch.to_owned());
-        if batch.is_empty() || !batch.chars().all(plain) {
+        if !is_plain(batch) {
             return Err(refused());
         }
         let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -140,6 +139,21 @@ impl Layout {
     fn blobs(&self) -> PathBuf {
         self.dir.join("blobs")
     }
+}
+
+/// The batch that a file in `tmp` belongs to; it is also the name of the batch's lock.
+pub(super) fn batch_of(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(batch, _)| batch)
+}
+
+/// Whether a part of a name in `tmp` stays there, whoever it comes from.
+pub(super) fn is_plain(part: &str) -> bool {
+    !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// Makes a file that is not there yet, for this user only.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Removes a file; that it is not there is no error.

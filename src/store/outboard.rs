@@ -1,9 +1,9 @@
 //! Making outboards anew. An outboard follows from the content, so where all of that is there and right, damage
 //! to the outboard costs nothing but a look at the content: what was added here may be nowhere else.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::StoreError;
 use super::blob::Blob;
 use super::error::io_error;
 use super::files::{Files, open_content};
-use super::layout::{REPAIR_PREFIX, remove_if_there};
+use super::layout::{REPAIR_PREFIX, create_private, remove_if_there};
 use super::read::proof_from;
 use crate::ids::ContentHash;
 use crate::verify::{OutboardBuilder, OutboardPiece, VerifyError, outboard_len};
@@ -76,9 +76,7 @@ impl Blob {
 
     /// Writes the outboard of `content` to `tmp`, durably; tells whether the content is right.
     fn build_into(&self, tmp: &Path, content: &File, path: &Path) -> Result<bool, StoreError> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(tmp);
-        let file = file.map_err(io_error("create", tmp))?;
+        let file = create_private(tmp).map_err(io_error("create", tmp))?;
         file.try_lock().map_err(|error| io_error("lock", tmp)(error.into()))?;
         let built = build_outboard(self.size(), content, path, &mut |piece| put(&file, piece, tmp))?;
         file.sync_all().map_err(io_error("sync", tmp))?;
@@ -86,7 +84,8 @@ impl Blob {
     }
 }
 
-fn put(file: &File, piece: &OutboardPiece, path: &Path) -> Result<(), StoreError> {
+/// Writes a piece of an outboard to the file at `path`.
+pub(super) fn put(file: &File, piece: &OutboardPiece, path: &Path) -> Result<(), StoreError> {
     file.write_all_at(&piece.nodes, piece.offset).map_err(io_error("write", path))
 }
 
@@ -98,13 +97,25 @@ fn build_outboard(
     path: &Path,
     put: &mut dyn FnMut(&OutboardPiece) -> Result<(), StoreError>,
 ) -> Result<Option<ContentHash>, StoreError> {
-    // The pieces have the lengths that the builder asks for, and the size is that of a blob.
+    let read = |piece: &mut [u8], at| Ok(content.read_exact_at(piece, at).is_ok());
+    hash_pieces(size, path, read, put)
+}
+
+/// Hashes a blob of `size` bytes, of which `fill` hands over the pieces (a buffer, and where it begins), and
+/// hands its outboard to `put`. `None` as soon as `fill` says that there is no more. `path` is named in errors.
+pub(super) fn hash_pieces(
+    size: u64,
+    path: &Path,
+    mut fill: impl FnMut(&mut [u8], u64) -> Result<bool, StoreError>,
+    put: &mut dyn FnMut(&OutboardPiece) -> Result<(), StoreError>,
+) -> Result<Option<ContentHash>, StoreError> {
+    let mut builder = OutboardBuilder::new(size).map_err(|_| StoreError::TooBig(size))?;
+    // The pieces have the lengths that the builder asks for.
     let unreachable = |error: VerifyError| io_error("hash", path)(std::io::Error::other(error));
-    let mut builder = OutboardBuilder::new(size).map_err(unreachable)?;
     let (mut at, mut buffer) = (0, vec![0; builder.next_len()]);
     while builder.next_len() > 0 {
         let piece = &mut buffer[..builder.next_len()];
-        if content.read_exact_at(piece, at).is_err() {
+        if !fill(piece, at)? {
             return Ok(None);
         }
         at += piece.len() as u64;

@@ -167,11 +167,7 @@ impl Blob {
     /// to the hash. All of them must be held.
     pub fn read_proof(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<Vec<u8>, StoreError> {
         self.with_files(ranges, |files| {
-            let mut proof = proof_from(files, &self.hash(), self.size(), ranges)?;
-            if proof.is_err() && self.mends_outboard(files, ranges) {
-                proof = proof_from(files, &self.hash(), self.size(), ranges)?;
-            }
-            proof.map(Proof::into_bytes).map_err(|_| {
+            self.proof(files, ranges)?.map(Proof::into_bytes).map_err(|_| {
                 let all = ranges.first().map_or(0, |range| range.start)..ranges.last().map_or(0, |range| range.end);
                 self.drop_groups(files, ranges, all)
             })
@@ -199,11 +195,7 @@ impl Blob {
             }
             Err(error) => return Err(io_error("read", &files.content_path)(error)),
         }
-        let mut proof = proof_from(files, &self.hash(), self.size(), wanted)?;
-        if proof.is_err() && self.mends_outboard(files, wanted) {
-            proof = proof_from(files, &self.hash(), self.size(), wanted)?;
-        }
-        let Ok(proof) = proof else {
+        let Ok(proof) = self.proof(files, wanted)? else {
             return Err(self.drop_groups(files, wanted, groups.clone()));
         };
         if proof.check_groups(groups.start, buf).is_err() {
@@ -214,12 +206,19 @@ impl Blob {
         Ok(())
     }
 
-    /// Whether the outboard, which was wrong about `ranges`, is right now.
-    fn mends_outboard(&self, files: &Arc<Files>, ranges: &[Range<u64>]) -> bool {
-        self.mend_outboard(files, ranges).unwrap_or_else(|error| {
-            tracing::warn!(%error, "a damaged outboard could not be made anew");
-            false
-        })
+    /// The proof of `ranges`, from an outboard that is made anew if it is wrong and the content is right.
+    fn proof(&self, files: &Arc<Files>, ranges: &[Range<u64>]) -> Result<Result<Proof, VerifyError>, StoreError> {
+        let read = || proof_from(files, &self.hash(), self.size(), ranges);
+        let proof = read()?;
+        if proof.is_ok() {
+            return Ok(proof);
+        }
+        match self.mend_outboard(files, ranges) {
+            Ok(true) => return read(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a damaged outboard could not be made anew"),
+        }
+        Ok(proof)
     }
 
     /// The stamp with which all of `groups` were found right, if the blob is complete.

@@ -7,7 +7,7 @@ use std::io;
 use super::StoreError;
 use super::error::io_error;
 use super::files::free_holes;
-use super::layout::{Layout, OUTBOARD_SUFFIX, REPAIR_PREFIX, remove_if_there};
+use super::layout::{Layout, OUTBOARD_SUFFIX, REPAIR_PREFIX, batch_of, remove_if_there};
 use super::shared::Shared;
 use super::space::{blocks_of, bytes_on_disk};
 use crate::ids::ContentHash;
@@ -61,11 +61,6 @@ pub(super) fn staged_room(layout: &Layout, batch: Option<&str>) -> Result<Staged
         taken: sum.taken.saturating_add(on_disk.max(reserved)),
         unwritten: sum.unwritten.saturating_add(reserved.saturating_sub(on_disk)),
     }))
-}
-
-/// The batch that a file in `tmp` belongs to; it is also the name of the batch's lock.
-fn batch_of(name: &str) -> &str {
-    name.split_once('.').map_or(name, |(batch, _)| batch)
 }
 
 /// Removes the files of blobs that the index does not know and nobody has open, of the hashes

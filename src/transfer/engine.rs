@@ -19,7 +19,7 @@ use super::recent::RecentSegments;
 use super::status::{Direction, TransferStatus};
 use super::table::TransferTable;
 use super::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
-use crate::holders::Holders;
+use crate::holders::{Holders, PIECE_LEN};
 use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::permits::{Permit, Permits};
@@ -252,7 +252,7 @@ impl Engine {
         let size = self.size(hash).await?;
         let token = Arc::new(());
         let (groups, mut done, mut asked) = (group_count(size), 0, 0);
-        let step = MAX_RANGE_LEN / 4 / crate::verify::GROUP_LEN;
+        let step = PIECE_LEN / crate::verify::GROUP_LEN;
         while done < groups && size > 0 {
             let end = groups.min(done + step);
             let start = done * crate::verify::GROUP_LEN;
@@ -281,7 +281,7 @@ impl Engine {
     /// As for reads.
     pub async fn mend(&self, hash: ContentHash, groups: &[(u64, u64)]) -> Result<(), FetchError> {
         let count = group_count(self.size(hash).await?);
-        let step = MAX_RANGE_LEN / 4 / crate::verify::GROUP_LEN;
+        let step = PIECE_LEN / crate::verify::GROUP_LEN;
         for (start, end) in groups.iter().map(|(start, end)| (*start, count.min(*end))) {
             for at in (start..end).step_by(step as usize) {
                 let part = at..end.min(at + step);

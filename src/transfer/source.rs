@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::fetch::PIECE_LEN;
-use crate::holders::FAR_BULK_LANES;
+use crate::holders::{FAR_BULK_LANES, PIECE_LEN};
 use crate::ids::{BlobRange, ContentHash, PeerId, Priority};
 pub use crate::store::WholeFile;
 

@@ -1,5 +1,6 @@
 //! Copying and hashing what is staged.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
@@ -8,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::super::StoreError;
 use super::super::error::io_error;
-use super::{create_private, room_for};
+use super::super::layout::create_private;
+use super::super::outboard::{hash_pieces, put};
+use super::room_for;
 use crate::ids::ContentHash;
-use crate::verify::{MAX_BLOB_LEN, OutboardBuilder, OutboardPiece, PIECE_LEN, VerifyError, outboard_len};
+use crate::verify::{MAX_BLOB_LEN, PIECE_LEN, outboard_len};
 
 /// The least room that is asked for at a time for a stream whose length is not known, in bytes (16 MiB) ...
 const MIN_STEP: u64 = 16 << 20;
@@ -48,7 +51,7 @@ impl Copying<'_> {
         }
         let size = metadata.size();
         reserve(room_for(size))?;
-        let hash = hash_pieces(size, &self.outboard_path, self.progress, |piece, at| {
+        let hash = write_outboard(size, &self.outboard_path, self.progress, |piece, at| {
             file.read_exact(piece).map_err(|error| cut_short(error, path))?;
             self.content.write_all_at(piece, at).map_err(io_error("write", self.content_path))?;
             begin_write_back(self.content, at, piece.len());
@@ -88,7 +91,7 @@ impl Copying<'_> {
 
     /// Hashes the copy, of `size` bytes.
     fn hash_copy(&self, size: u64) -> Result<ContentHash, StoreError> {
-        hash_pieces(size, &self.outboard_path, self.progress, |piece, at| {
+        write_outboard(size, &self.outboard_path, self.progress, |piece, at| {
             self.content.read_exact_at(piece, at).map_err(io_error("read", self.content_path))
         })
     }
@@ -102,7 +105,7 @@ pub(super) fn hash_in_place(
     outboard: &Path,
     progress: &dyn Fn(u64),
 ) -> Result<ContentHash, StoreError> {
-    hash_pieces(size, outboard, progress, |piece, at| {
+    write_outboard(size, outboard, progress, |piece, at| {
         file.read_exact_at(piece, at).map_err(|error| cut_short(error, path))
     })
 }
@@ -115,35 +118,26 @@ fn cut_short(error: io::Error, path: &Path) -> StoreError {
 }
 
 /// Hashes the pieces that `fill` hands over (a buffer, and where it begins) and writes the outboard.
-fn hash_pieces(
+fn write_outboard(
     size: u64,
-    outboard_path: &Path,
+    path: &Path,
     progress: &dyn Fn(u64),
     mut fill: impl FnMut(&mut [u8], u64) -> Result<(), StoreError>,
 ) -> Result<ContentHash, StoreError> {
-    let mut builder = OutboardBuilder::new(size).map_err(|_| StoreError::TooBig(size))?;
-    let mut buffer = vec![0; builder.next_len()];
     let outboard = match outboard_len(size) {
         0 => None,
-        _ => Some(create_private(outboard_path).map_err(io_error("create", outboard_path))?),
+        _ => Some(create_private(path).map_err(io_error("create", path))?),
     };
-    let put = |piece: &OutboardPiece| match &outboard {
-        Some(file) => file.write_all_at(&piece.nodes, piece.offset).map_err(io_error("write", outboard_path)),
-        None => Ok(()),
+    let handed_over = Cell::new(0);
+    let fill = |piece: &mut [u8], at| {
+        handed_over.set(at + piece.len() as u64);
+        fill(piece, at).map(|()| true)
     };
-    // The pieces have the lengths that the builder asks for.
-    let unreachable = |error: VerifyError| io_error("hash for", outboard_path)(io::Error::other(error));
-    let mut at = 0;
-    while builder.next_len() > 0 {
-        let piece = &mut buffer[..builder.next_len()];
-        fill(piece, at)?;
-        put(&builder.update(piece).map_err(unreachable)?)?;
-        at += piece.len() as u64;
-        progress(at);
-    }
-    let (hash, above) = builder.finish().map_err(unreachable)?;
-    above.iter().try_for_each(put)?;
-    Ok(hash)
+    let hash = hash_pieces(size, path, fill, &mut |piece| {
+        progress(handed_over.get());
+        outboard.as_ref().map_or(Ok(()), |file| put(file, piece, path))
+    })?;
+    Ok(hash.expect("all pieces were handed over"))
 }
 
 /// Has the kernel begin to write to the disk what was written just now, so that the sync in the end finds little

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::error::io_error;
 use super::files::{Stamp, complete_mode};
-use super::layout::{Layout, OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, sync_file_system};
+use super::layout::{Layout, OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, batch_of, create_private, sync_file_system};
 use super::record::{BLOCK_LEN, outboard_charge, reference_charge};
 use crate::ids::ContentHash;
 use crate::verify::MAX_BLOB_LEN;
@@ -55,7 +55,7 @@ pub struct StagedBlob {
 impl StagedBlob {
     /// The batch that it belongs to.
     pub(super) fn batch(&self) -> &str {
-        self.name.split_once('.').map_or(&self.name, |(batch, _)| batch)
+        batch_of(&self.name)
     }
 }
 
@@ -277,8 +277,4 @@ fn create_tmp(layout: &Layout) -> Result<(String, File), StoreError> {
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
         }
     }
-}
-
-fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }

@@ -22,5 +22,4 @@ mod waiters;
 
 pub use actor::{Command, spawn};
 pub(super) use flight::MAX_UNWRITTEN;
-pub(super) use plan::PIECE_LEN;
 pub use waiters::{Destination, Filled};

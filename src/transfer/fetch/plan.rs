@@ -10,14 +10,13 @@ use super::actor::{Actor, group_total};
 use super::flight::{Flight, launch};
 use super::swarm::SWARM_GROUPS;
 use super::waiters::Waiter;
-use crate::holders::{LaneKind, Peer};
+use crate::holders::{LaneKind, PIECE_LEN, Peer};
 use crate::transfer::Priority;
 use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::exchange::{Ask, SMALL_LEN};
 use crate::transfer::recent::SEGMENT_GROUPS;
 use crate::transfer::table::Transfer;
 use crate::verify::GROUP_LEN;
-use crate::wire::MAX_RANGE_LEN;
 
 /// Bytes asked for by the exchange that proves the size: small blobs come whole with it, and of a
 /// large one little is fetched that nobody may want.
@@ -25,10 +24,6 @@ const FIRST_LEN: u64 = 64 * 1024;
 
 /// The groups that the exchange that proves the size asks for.
 pub(super) const FIRST_GROUPS: Range<u64> = 0..FIRST_LEN / GROUP_LEN;
-
-/// Bytes of the longest exchange. A quarter of what the wire allows: short enough to be spread
-/// over holders, long enough that a round trip more does not matter.
-pub const PIECE_LEN: u64 = MAX_RANGE_LEN / 4;
 
 /// Bytes up to which an exchange is lengthened by what is wanted behind it, however little that is
 /// to be shared by: each exchange has a cost of its own, and its bytes come in order anyway.
