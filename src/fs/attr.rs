@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
+
 use super::{Filesystem, FsError, Ino};
+use crate::ids::ContentHash;
+use crate::transfer::FetchError;
 
 /// Permission bits of everything: readable and executable by all, so that programs run from here.
 pub const MODE: u16 = 0o555;
@@ -55,7 +59,7 @@ pub struct Attr {
     pub ino: Ino,
     /// Directory or file.
     pub kind: Kind,
-    /// Size in bytes, proven.
+    /// Size in bytes, proven; 0 while it is not known.
     pub size: u64,
     /// Size in units of 512 bytes, rounded up.
     pub blocks: u64,
@@ -77,15 +81,38 @@ impl Attr {
     }
 }
 
+/// Attributes that are known, or that peers have to be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttrStep {
+    /// From memory.
+    Done(Attr),
+    /// Give this to [`Filesystem::ask_attr`], away from the event loop.
+    Ask(ContentHash),
+}
+
 impl Filesystem {
-    /// What `stat` shows of `ino`, from memory; for both nodes of a blob the same. [`FsError::Stale`] if the kernel forgot it.
-    pub fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
-        match ino {
-            Ino::ROOT | Ino::BY_HASH => Ok(Attr::directory(ino, self.owner)),
-            _ => {
-                let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
-                Ok(Attr::file(ino.shown(), blob.size, self.owner))
-            }
+    /// What `stat` shows of `ino`, without waiting; for both nodes of a blob the same. [`FsError::Stale`] if
+    /// the kernel forgot it.
+    pub fn attr(&self, ino: Ino) -> Result<AttrStep, FsError> {
+        if matches!(ino, Ino::ROOT | Ino::BY_HASH) {
+            return Ok(AttrStep::Done(Attr::directory(ino, self.owner)));
         }
+        let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
+        let size = blob.size.or_else(|| self.source.known_size(&blob.hash));
+        Ok(size.map_or(AttrStep::Ask(blob.hash), |size| AttrStep::Done(self.sized(ino, size))))
+    }
+
+    /// Asks peers for the size of the blob `hash`, which is `ino`. The deadline counts from when the size was
+    /// first asked for by those who wait for it now.
+    pub async fn ask_attr(&self, ino: Ino, hash: ContentHash) -> Result<Attr, FsError> {
+        let end = self.inodes.lock().wait_for_size(ino, Instant::now(), self.deadlines.size);
+        let size = timeout_at(end, self.source.size(hash)).await.unwrap_or(Err(FetchError::TimedOut))?;
+        Ok(self.sized(ino, size))
+    }
+
+    /// What `stat` shows of `ino` now that its size is known.
+    fn sized(&self, ino: Ino, size: u64) -> Attr {
+        self.inodes.lock().set_size(ino, size);
+        Attr::file(ino.shown(), size, self.owner)
     }
 }

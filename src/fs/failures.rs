@@ -1,8 +1,10 @@
 //! Failed reads and lookups, remembered briefly.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::ids::{BlobRange, ContentHash};
@@ -66,38 +68,33 @@ impl Failures {
     }
 }
 
-/// How long a lookup must have taken for its failure to be remembered. The kernel has one process at a time
-/// look for a name, and the others wait, uninterruptibly, to do the same after it: without this memory each
-/// would wait a deadline more. What fails at once is tried again each time.
-const SLOW_LOOKUP: Duration = Duration::from_millis(500);
+/// How many failed lookups are remembered; the one used last stays longest.
+const MAX_FAILED_LOOKUPS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// How many failed lookups are remembered; the oldest gives way.
-const MAX_FAILED_LOOKUPS: usize = 1024;
-
-/// The lookups that failed slowly within the last [`FAILURE_MEMORY`].
-#[derive(Default)]
+/// The lookups that failed a moment ago. The kernel has one process at a time look for a name, and the others
+/// wait, uninterruptibly, to do the same after it: without this memory each would wait for a failure of its
+/// own. It lasts as long as the failure was in coming, which is time enough for all who waited, and what fails
+/// at once is tried again each time.
 pub(super) struct FailedLookups {
-    recent: VecDeque<(Instant, ContentHash, FetchError)>,
+    /// Why, and how long that holds.
+    recent: LruCache<ContentHash, (FetchError, Instant)>,
+}
+
+impl Default for FailedLookups {
+    fn default() -> Self {
+        Self { recent: LruCache::new(MAX_FAILED_LOOKUPS) }
+    }
 }
 
 impl FailedLookups {
-    /// Remembers that the lookup of `hash`, begun at `begun`, failed at `now`, if that took long.
+    /// Remembers that the lookup of `hash`, begun at `begun`, failed at `now`.
     pub fn note(&mut self, hash: ContentHash, error: FetchError, begun: Instant, now: Instant) {
-        if now.duration_since(begun) < SLOW_LOOKUP {
-            return;
-        }
-        if self.recent.len() == MAX_FAILED_LOOKUPS {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((now, hash, error));
+        self.recent.put(hash, (error, now + now.duration_since(begun)));
     }
 
     /// The remembered failure of looking `hash` up.
     pub fn of(&mut self, hash: &ContentHash, now: Instant) -> Option<FetchError> {
-        while self.recent.front().is_some_and(|(then, ..)| now.duration_since(*then) >= FAILURE_MEMORY) {
-            self.recent.pop_front();
-        }
-        self.recent.iter().find(|(_, failed, _)| failed == hash).map(|(.., error)| error.clone())
+        self.recent.get(hash).filter(|(_, until)| now < *until).map(|(error, _)| error.clone())
     }
 }
 
@@ -133,19 +130,20 @@ mod tests {
     }
 
     #[test]
-    fn slow_lookups_are_remembered_for_their_time_and_not_without_end() {
+    fn failed_lookups_are_remembered_for_as_long_as_they_took_and_not_without_end() {
         let (mut failed, begun) = (FailedLookups::default(), Instant::now());
         let (fast, slow) = (ContentHash::of(b"fast"), ContentHash::of(b"slow"));
-        let end = begun + SLOW_LOOKUP;
-        failed.note(fast, FetchError::Unreachable, begun, end - Duration::from_nanos(1));
-        failed.note(slow, FetchError::TimedOut, begun, end);
+        let took = Duration::from_millis(300);
+        let end = begun + took;
+        failed.note(fast, FetchError::Unreachable, end, end);
+        failed.note(slow, FetchError::Unreachable, begun, end);
         assert_eq!(failed.of(&fast, end), None);
-        assert_eq!(failed.of(&slow, end + FAILURE_MEMORY - Duration::from_nanos(1)), Some(FetchError::TimedOut));
-        assert_eq!(failed.of(&slow, end + FAILURE_MEMORY), None);
+        assert_eq!(failed.of(&slow, end + took - Duration::from_nanos(1)), Some(FetchError::Unreachable));
+        assert_eq!(failed.of(&slow, end + took), None);
         for n in 0..2000_u32 {
             failed.note(ContentHash::of(&n.to_le_bytes()), FetchError::TimedOut, begun, end);
         }
-        assert_eq!(failed.recent.len(), MAX_FAILED_LOOKUPS);
+        assert_eq!(failed.recent.len(), MAX_FAILED_LOOKUPS.get());
         assert!(failed.of(&ContentHash::of(&1999_u32.to_le_bytes()), end).is_some());
     }
 

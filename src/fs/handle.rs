@@ -76,7 +76,7 @@ impl OpenFiles {
 impl Filesystem {
     /// Opens `ino` with the flags of open(2). Never waits. [`FsError::ReadOnly`] for anything but
     /// reading; [`FsError::Stale`] for the node of a whole blob that is not whole any more, or while
-    /// nothing is passed through.
+    /// nothing is passed through; and where the size is not known, which the kernel asks for first.
     pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         if matches!(ino, Ino::ROOT | Ino::BY_HASH) {
             return Err(FsError::IsADirectory);
@@ -85,7 +85,8 @@ impl Filesystem {
             return Err(FsError::ReadOnly);
         }
         let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
-        let reader = self.source.open(blob.hash, blob.size);
+        let size = blob.size.ok_or(FsError::Stale)?;
+        let reader = self.source.open(blob.hash, size);
         let whole = if ino.is_whole() {
             let file = if self.passes_through() { reader.whole_file() } else { None };
             Some(file.ok_or(FsError::Stale)?)
@@ -95,7 +96,7 @@ impl Filesystem {
         let handle = self.files.insert(OpenFile {
             hash: blob.hash,
             reader,
-            read_ahead: Mutex::new(ReadAhead::new(blob.size)),
+            read_ahead: Mutex::new(ReadAhead::new(size)),
             failures: Mutex::default(),
         });
         if let Some(file) = whole {
@@ -105,7 +106,7 @@ impl Filesystem {
         self.metrics.opens_streamed.inc();
         match self.state(&blob.hash) {
             BlobState::Complete => {
-                if self.passes_through() && blob.size <= MAX_CHECKED_AHEAD {
+                if self.passes_through() && size <= MAX_CHECKED_AHEAD {
                     self.source.check_soon(blob.hash);
                 }
                 Ok(Opened::Streamed(handle))

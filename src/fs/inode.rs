@@ -1,6 +1,9 @@
 //! Inode numbers: derived from the hash, so that they are the same after a restart.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::ids::ContentHash;
 
@@ -56,12 +59,14 @@ impl Ino {
 pub(super) struct Blob {
     /// Its name.
     pub hash: ContentHash,
-    /// Its proven size in bytes.
-    pub size: u64,
+    /// Its proven size in bytes, if it is known.
+    pub size: Option<u64>,
 }
 
 struct Inode {
     blob: Blob,
+    /// Since when the size is asked for, or was.
+    asked: Option<Instant>,
     /// References the kernel holds: one a lookup, taken back by FORGET.
     lookups: u64,
 }
@@ -78,12 +83,38 @@ pub(super) struct Inodes {
 impl Inodes {
     /// Gives `hash` a number, or finds the one it has, and counts one reference to the node for a
     /// whole blob, or to the other.
-    pub fn look_up(&mut self, hash: ContentHash, size: u64, whole: bool) -> Ino {
+    pub fn look_up(&mut self, hash: ContentHash, size: impl Into<Option<u64>>, whole: bool) -> Ino {
         let shown = self.by_hash.get(&hash).copied().unwrap_or_else(|| self.vacant(&hash));
         self.by_hash.insert(hash, shown);
         let ino = shown.node(whole);
-        self.by_ino.entry(ino).or_insert(Inode { blob: Blob { hash, size }, lookups: 0 }).lookups += 1;
+        let new = Inode { blob: Blob { hash, size: None }, asked: None, lookups: 0 };
+        let inode = self.by_ino.entry(ino).or_insert(new);
+        inode.blob.size = inode.blob.size.or(size.into());
+        inode.lookups += 1;
         ino
+    }
+
+    /// Notes the size of the blob that `ino` is.
+    pub fn set_size(&mut self, ino: Ino, size: u64) {
+        if let Some(inode) = self.by_ino.get_mut(&ino) {
+            inode.blob.size = Some(size);
+        }
+    }
+
+    /// Notes that the size of `ino` is asked for since `begun`.
+    pub fn note_asked(&mut self, ino: Ino, begun: Instant) {
+        if let Some(inode) = self.by_ino.get_mut(&ino) {
+            inode.asked = Some(begun);
+        }
+    }
+
+    /// Until when somebody who comes `now` is to wait for the size of `ino`: within `limit` of those who wait
+    /// for it already, or else of `now`.
+    pub fn wait_for_size(&mut self, ino: Ino, now: Instant, limit: Duration) -> Instant {
+        let Some(inode) = self.by_ino.get_mut(&ino) else { return now + limit };
+        let begun = inode.asked.filter(|begun| *begun + limit > now).unwrap_or(now);
+        inode.asked = Some(begun);
+        begun + limit
     }
 
     /// Whether the kernel knows one of the two nodes.
@@ -129,8 +160,12 @@ impl Inodes {
     /// The size of `hash`, if the kernel knows it.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
         let shown = *self.by_hash.get(hash)?;
-        let node = |whole| self.blob(shown.node(whole));
-        node(false).or_else(|| node(true)).map(|blob| blob.size)
+        [false, true].iter().find_map(|whole| self.blob(shown.node(*whole))?.size)
+    }
+
+    /// Whether the kernel knows `hash`.
+    pub fn knows(&self, hash: &ContentHash) -> bool {
+        self.by_hash.contains_key(hash)
     }
 
     pub fn len(&self) -> usize {
@@ -161,7 +196,7 @@ mod tests {
         let mut inodes = Inodes::default();
         let inos: Vec<_> = (0..4).map(|rest| inodes.look_up(hash(u64::MAX, rest), u64::from(rest), false)).collect();
         for (rest, ino) in (0..).zip(&inos) {
-            assert_eq!(inodes.blob(*ino), Some(Blob { hash: hash(u64::MAX, rest), size: u64::from(rest) }));
+            assert_eq!(inodes.blob(*ino), Some(Blob { hash: hash(u64::MAX, rest), size: Some(u64::from(rest)) }));
             assert_eq!(ino.0 % 2, 0);
         }
         assert_eq!(inodes.len(), 4);
@@ -206,6 +241,24 @@ mod tests {
         inodes.forget(streamed, 1);
         inodes.forget(whole, 1);
         assert_eq!(inodes.size(&hash(8, 1)), None);
+    }
+
+    #[test]
+    fn a_size_is_learnt_and_waited_for_together() {
+        let (mut inodes, start, limit) = (Inodes::default(), Instant::now(), Duration::from_secs(2));
+        let ino = inodes.look_up(hash(8, 1), None, false);
+        assert_eq!((inodes.knows(&hash(8, 1)), inodes.size(&hash(8, 1))), (true, None));
+        assert_eq!(inodes.wait_for_size(ino, start, limit), start + limit);
+        let just_before = start + limit - Duration::from_nanos(1);
+        assert_eq!(inodes.wait_for_size(ino, just_before, limit), start + limit, "with those who wait already");
+        assert_eq!(inodes.wait_for_size(ino, start + limit, limit), start + 2 * limit, "they have given up");
+        inodes.note_asked(ino, start);
+        assert_eq!(inodes.wait_for_size(ino, just_before, limit), start + limit);
+        inodes.set_size(ino, 3);
+        assert_eq!(inodes.look_up(hash(8, 1), None, false), ino);
+        assert_eq!(inodes.size(&hash(8, 1)), Some(3), "a size that is known stays");
+        inodes.forget(ino, 2);
+        assert!(!inodes.knows(&hash(8, 1)));
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{ATTR_TTL, Attr, BY_HASH_NAME, Filesystem, FsError, Ino, LOOKUP_DEADLINE};
+use super::{ATTR_TTL, Attr, BY_HASH_NAME, Filesystem, FsError, Ino};
 use crate::ids::ContentHash;
-use crate::transfer::{BlobState, FetchError};
+use crate::transfer::{BlobState, BoxFuture, FetchError};
 
-/// Kept of the deadline for the way to the kernel and back.
-const LOOKUP_MARGIN: Duration = Duration::from_millis(200);
-const _: () = assert!(LOOKUP_MARGIN.as_millis() * 2 < LOOKUP_DEADLINE.as_millis());
+/// How long a size goes on being asked for after its lookup was answered without it: those who need it have
+/// asked for it by then, and keep the question going.
+const HANDOVER: Duration = Duration::from_millis(200);
 
 /// What the first exchange brings whole, in bytes: such a blob is here when its size is known.
 const FIRST_EXCHANGE_LEN: u64 = 64 * 1024;
@@ -40,6 +40,8 @@ pub struct Entry {
     pub node: Ino,
     /// What it is.
     pub attr: Attr,
+    /// How long the kernel may believe what it is: not at all while the size is not known.
+    pub attr_ttl: Duration,
     /// How long the kernel may believe the name.
     pub ttl: Duration,
 }
@@ -71,12 +73,13 @@ impl Filesystem {
         let answer = match parent {
             Ino::ROOT if name == BY_HASH_NAME.as_bytes() => {
                 let attr = Attr::directory(Ino::BY_HASH, self.owner);
-                Ok(Lookup::Found(Entry { node: Ino::BY_HASH, attr, ttl: COMPLETE_TTL }))
+                Ok(Lookup::Found(Entry { node: Ino::BY_HASH, attr, attr_ttl: ATTR_TTL, ttl: COMPLETE_TTL }))
             }
             Ino::ROOT => Ok(Lookup::Missing(NO_NAME_TTL)),
             Ino::BY_HASH => match ContentHash::from_name(name) {
                 None => Ok(Lookup::Missing(NO_NAME_TTL)),
                 Some(hash) => match self.size_at_hand(&hash) {
+                    None if self.inodes.lock().knows(&hash) => Ok(self.unsized_one(hash, None)),
                     None => match self.failed_lookups.lock().of(&hash, Instant::now()) {
                         Some(error) => Err(error.into()),
                         None => return LookupStep::Ask(hash),
@@ -90,13 +93,20 @@ impl Filesystem {
         LookupStep::Done(answer)
     }
 
-    /// Asks peers for the size of `hash`, and answers before the deadline of lookups: missing if
-    /// everybody reachable said that they have none, an error if it could not be found out. One that took long
-    /// in coming is remembered for a moment, for those who waited behind this one.
+    /// Asks peers for the size of `hash`, and answers within the deadline of lookups: missing if
+    /// everybody reachable said that they have none, an error if it cannot be found out, and a node without
+    /// a size if that is still to be seen. An error is remembered for as long as it took to come, for those who
+    /// waited behind this one.
     pub async fn ask_size(&self, hash: ContentHash) -> Result<Lookup, FsError> {
         let begun = Instant::now();
-        let end = begun + self.deadlines.lookup - LOOKUP_MARGIN;
-        match timeout_at(end, self.source.size(hash)).await.unwrap_or(Err(FetchError::TimedOut)) {
+        let end = begun + self.deadlines.lookup;
+        let source = self.source.clone();
+        let mut question: BoxFuture<'static, _> = Box::pin(async move { source.size(hash).await });
+        let Ok(answer) = timeout_at(end, &mut question).await else {
+            tokio::spawn(timeout(HANDOVER, question));
+            return Ok(self.unsized_one(hash, Some(begun)));
+        };
+        match answer {
             Ok(size) => {
                 if size <= FIRST_EXCHANGE_LEN && self.passes_through() {
                     // It has come with its size, and is being written. Whatever becomes of it, it is there.
@@ -115,8 +125,17 @@ impl Filesystem {
     /// Checks a small blob that is here, so that its first open is passed through.
     pub async fn check_small(&self, hash: ContentHash, size: u64) -> Result<Lookup, FsError> {
         // A disk that takes longer, or damage that is fetched again: it is streamed.
-        let _ = timeout(self.deadlines.lookup - LOOKUP_MARGIN, self.source.make_whole(hash)).await;
+        let _ = timeout(self.deadlines.lookup, self.source.make_whole(hash)).await;
         Ok(self.found(hash, size))
+    }
+
+    /// Ends a lookup whose caller was told to end, with what is known: an error would have those who wait
+    /// behind it begin anew, one after another.
+    pub fn end_lookup(&self, hash: ContentHash) -> Lookup {
+        match self.size_at_hand(&hash) {
+            Some(size) => self.found(hash, size),
+            None => self.unsized_one(hash, None),
+        }
     }
 
     /// Whether it is complete and small and not yet known to be right on disk.
@@ -148,6 +167,17 @@ impl Filesystem {
         let final_node = whole || !may_be_whole && self.state(&hash) == BlobState::Complete;
         let ttl = if final_node { COMPLETE_TTL } else { PARTIAL_TTL };
         let node = self.inodes.lock().look_up(hash, size, whole);
-        Lookup::Found(Entry { node, attr: Attr::file(node.shown(), size, self.owner), ttl })
+        Lookup::Found(Entry { node, attr: Attr::file(node.shown(), size, self.owner), attr_ttl: ATTR_TTL, ttl })
+    }
+
+    /// A blob, if it is one, whose size is asked for since `asked`, or not at all.
+    fn unsized_one(&self, hash: ContentHash, asked: Option<Instant>) -> Lookup {
+        let mut inodes = self.inodes.lock();
+        let node = inodes.look_up(hash, None, false);
+        if let Some(begun) = asked {
+            inodes.note_asked(node, begun);
+        }
+        let attr = Attr::file(node, 0, self.owner);
+        Lookup::Found(Entry { node, attr, attr_ttl: Duration::ZERO, ttl: PARTIAL_TTL })
     }
 }

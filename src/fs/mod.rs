@@ -5,6 +5,12 @@
 //! blobs held complete. Everything else answers from memory. What may wait for peers is `async`
 //! and has a deadline; what is not `async` never waits.
 //!
+//! # Sizes that are long in coming
+//!
+//! The kernel lets one caller at a time look for a name it does not know, and the others wait for that one,
+//! whatever signals they get. So a lookup ends soon, if need be with a node whose size is not known yet, and
+//! whoever needs the size then waits for it as itself ([`AttrStep::Ask`]), and can be told to end.
+//!
 //! # Passthrough
 //!
 //! Where the kernel can read content files without us, a blob has two nodes, because the kernel does
@@ -33,8 +39,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-pub use attr::{ATTR_TTL, Attr, BLOCK_SIZE, Kind, MODE, MTIME, Owner};
-pub use deadlines::{Deadlines, LOOKUP_DEADLINE, READ_DEADLINE};
+pub use attr::{ATTR_TTL, Attr, AttrStep, BLOCK_SIZE, Kind, MODE, MTIME, Owner};
+pub use deadlines::{Deadlines, LOOKUP_DEADLINE, READ_DEADLINE, SIZE_DEADLINE};
 pub use dir::DirEntry;
 pub use error::FsError;
 pub use handle::Opened;

@@ -24,8 +24,9 @@ use tokio::runtime::Handle;
 use super::backing::{Backings, Refused};
 use super::caller::unless_told_to_end;
 use super::mode::MountModes;
-use super::replies::{errno, file_attr, file_type, ino, reply_lookup, reply_xattr};
-use crate::fs::{ATTR_TTL, Filesystem, LookupStep, Opened};
+use super::replies::{errno, file_type, ino, reply_attr, reply_lookup, reply_xattr};
+use crate::fs::{AttrStep, Filesystem, FsError, Lookup, LookupStep, Opened};
+use crate::ids::ContentHash;
 use crate::transfer::WholeFile;
 
 /// How many requests of its own, such as read-ahead, the kernel may have under way. Its default
@@ -90,6 +91,21 @@ impl Adapter {
         reply.error(Errno::ESTALE);
     }
 
+    /// Answers a lookup of `hash` by `answer`, or early.
+    fn look_up<F>(&self, by: &Request, hash: ContentHash, reply: ReplyEntry, answer: impl FnOnce(Arc<Filesystem>) -> F)
+    where
+        F: Future<Output = Result<Lookup, FsError>> + Send + 'static,
+    {
+        let (caller, answer) = (by.pid(), answer(Arc::clone(&self.fs)));
+        self.spawn("lookup", move |fs| async move {
+            let result = match unless_told_to_end(caller, answer).await {
+                Err(FsError::Interrupted) => Ok(fs.end_lookup(hash)),
+                result => result,
+            };
+            reply_lookup(result, reply);
+        });
+    }
+
     /// The flags of an open whose reads come to us.
     fn streamed(&self) -> FopenFlags {
         let cache = if self.modes.is_direct() { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE };
@@ -148,16 +164,10 @@ impl fuser::Filesystem for Adapter {
         self.inline("lookup", |fs| match fs.lookup(ino(parent), name.as_bytes()) {
             LookupStep::Done(result) => reply_lookup(result, reply),
             LookupStep::Ask(hash) => {
-                let caller = request.pid();
-                self.spawn("lookup", move |fs| async move {
-                    reply_lookup(unless_told_to_end(caller, fs.ask_size(hash)).await, reply);
-                });
+                self.look_up(request, hash, reply, move |fs| async move { fs.ask_size(hash).await });
             }
             LookupStep::Check(hash, size) => {
-                let caller = request.pid();
-                self.spawn("lookup", move |fs| async move {
-                    reply_lookup(unless_told_to_end(caller, fs.check_small(hash, size)).await, reply);
-                });
+                self.look_up(request, hash, reply, move |fs| async move { fs.check_small(hash, size).await });
             }
         });
     }
@@ -166,10 +176,16 @@ impl fuser::Filesystem for Adapter {
         self.inline("forget", |fs| fs.forget(ino(number), count));
     }
 
-    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.inline("getattr", |fs| match fs.attr(ino(number)) {
-            Ok(attr) => reply.attr(&ATTR_TTL, &file_attr(&attr)),
-            Err(error) => reply.error(errno(&error)),
+            Ok(AttrStep::Done(attr)) => reply_attr(Ok(attr), reply),
+            Ok(AttrStep::Ask(hash)) => {
+                let caller = request.pid();
+                self.spawn("getattr", move |fs| async move {
+                    reply_attr(unless_told_to_end(caller, fs.ask_attr(ino(number), hash)).await, reply);
+                });
+            }
+            Err(error) => reply_attr(Err(error), reply),
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, FileAttr, FileType, Generation, INodeNo, ReplyEntry, ReplyXattr};
+use fuser::{Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyEntry, ReplyXattr};
 
 use crate::fs::{ATTR_TTL, Attr, BLOCK_SIZE, FsError, Ino, Kind, Lookup, MODE, MTIME, Owner, XattrReply};
 
@@ -42,6 +42,13 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
+pub(super) fn reply_attr(result: Result<Attr, FsError>, reply: ReplyAttr) {
+    match result {
+        Ok(attr) => reply.attr(&ATTR_TTL, &file_attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
 /// Inode numbers are not used again for another blob while the kernel knows them.
 const GENERATION: Generation = Generation(0);
 
@@ -51,7 +58,7 @@ pub(super) fn reply_lookup(result: Result<Lookup, FsError>, reply: ReplyEntry) {
             let mut attr = file_attr(&entry.attr);
             // fuser has one number for the node and for what stat shows. Where they differ, the
             // kernel has to ask for the attributes.
-            let attr_ttl = if entry.node == entry.attr.ino { ATTR_TTL } else { Duration::ZERO };
+            let attr_ttl = if entry.node == entry.attr.ino { entry.attr_ttl } else { Duration::ZERO };
             attr.ino = INodeNo(entry.node.0);
             reply.entry_with_ttls(&attr_ttl, &entry.ttl, &attr, GENERATION);
         }

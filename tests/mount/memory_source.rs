@@ -12,6 +12,9 @@ use byhash::transfer::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError,
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+/// How long a question that a program has to ask is awaited.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// How a question about a blob is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -19,6 +22,8 @@ pub enum Answer {
     Give,
     /// With this error.
     Fail(FetchError),
+    /// With this error, after so long.
+    FailLate(Duration, FetchError),
     /// Never.
     Never,
     /// Reads that end within the first so many bytes as they should be, others never.
@@ -123,9 +128,8 @@ impl MemorySource {
     /// Blocks until at least `count` questions are under way that will never be answered.
     pub fn wait_for_waiting(&self, count: usize) {
         let mut waiting = self.0.waiting.lock();
-        while *waiting < count {
-            self.0.changed.wait(&mut waiting);
-        }
+        let in_time = !self.0.changed.wait_while_for(&mut waiting, |waiting| *waiting < count, LIMIT).timed_out();
+        assert!(in_time, "{} instead of {count} questions are under way", *waiting);
     }
 
     /// Whether, within `limit`, nothing is under way any more that will never be answered.
@@ -153,6 +157,10 @@ impl MemorySource {
                 Ok(value)
             }
             Answer::Fail(error) => Err(error),
+            Answer::FailLate(wait, error) => {
+                tokio::time::sleep(wait).await;
+                Err(error)
+            }
             Answer::Panic => panic!("a defect in the source, as the test wants it"),
             Answer::Never | Answer::Until(_) => {
                 *self.0.waiting.lock() += 1;

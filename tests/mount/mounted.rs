@@ -78,9 +78,15 @@ impl Mounted {
     pub fn patient(test: &str, options: MountOptions, hydrates: bool) -> Option<Self> {
         let long = Duration::from_secs(600);
         Self::start(test, options, |fs| {
-            let fs = fs.with_deadlines(Deadlines { lookup: long, read: long });
+            let fs = fs.with_deadlines(Deadlines { lookup: long, size: long, read: long });
             if hydrates { fs.hydrating() } else { fs }
         })
+    }
+
+    /// Lookups are answered in their time, and the size that they could not tell is waited for ten minutes.
+    pub fn patient_for_sizes(test: &str) -> Option<Self> {
+        let deadlines = Deadlines { size: Duration::from_secs(600), ..Deadlines::default() };
+        Self::start(test, MountOptions::default(), |fs| fs.with_deadlines(deadlines))
     }
 
     /// The same, as `options` say.

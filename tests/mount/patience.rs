@@ -1,15 +1,17 @@
 //! What waits for a silent source can be told to end, and holds up nobody else.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use byhash::fs::LOOKUP_DEADLINE;
 use byhash::fuse::MountOptions;
 use byhash::transfer::{BlobState, FetchError};
 
-use super::memory_source::{Answer, Call};
+use super::memory_source::Answer;
 use super::mounted::{Mounted, passing_through};
 
 /// How long the end of a program is awaited: far below the ten minutes of a patient mount, so that what
@@ -62,6 +64,16 @@ fn cat(path: &Path) -> Command {
     cat
 }
 
+/// Starts a reader of a file for whose name another one looks, and returns when the kernel holds it.
+fn start_behind(path: &Path) -> Child {
+    let child = cat(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let stat = format!("/proc/{}/stat", child.id());
+    while !std::fs::read_to_string(&stat).unwrap().contains("(cat) D ") {
+        std::thread::yield_now();
+    }
+    child
+}
+
 /// Reads past the kernel's cache, `skip` pieces of 64 KiB left out.
 fn direct(path: &Path, skip: usize) -> Command {
     let mut dd = Command::new("dd");
@@ -86,20 +98,91 @@ fn whoever_waits_in_a_lookup_goes_when_told_to() {
     ends_by_each_signal(&m, "for the check of a small blob", |n| cat(&m.file(small(n, BlobState::Complete, true))));
 }
 
-/// The kernel has them look one after another.
+/// The kernel has one of them look, and the others wait for its answer, whatever signals they get.
+#[test]
+fn of_many_who_look_for_the_same_name_each_goes_when_told_to() {
+    let Some(m) = Mounted::patient_for_sizes("of_many_who_look_for_the_same_name_each_goes_when_told_to") else {
+        return;
+    };
+    let path = m.file(m.source.absent("silent", Answer::Never));
+    let mut first = start(&m, &mut cat(&path));
+    let others = SIGNALS.map(|number| (number, start_behind(&path)));
+    for (number, mut other) in others {
+        signal(&other, number);
+        assert!(ends(&other), "signal {number} did not end it");
+        assert_eq!(other.wait().unwrap().signal(), Some(number));
+    }
+    assert!(first.try_wait().unwrap().is_none(), "all that while one waits that nobody tells to end");
+    signal(&first, libc::SIGKILL);
+    assert!(ends(&first));
+    first.wait().unwrap();
+    assert!(m.source.nothing_waits_within(PATIENCE), "something is still asked for them");
+}
+
+#[test]
+fn who_looks_first_and_goes_leaves_the_others_a_name_to_wait_for() {
+    let test = "who_looks_first_and_goes_leaves_the_others_a_name_to_wait_for";
+    let Some(m) = Mounted::patient(test, MountOptions::default(), false) else { return };
+    let silent = m.source.add_with("silent", |blob| {
+        (blob.size_known, blob.size, blob.state) = (false, Answer::Never, BlobState::Absent);
+    });
+    let path = m.file(silent);
+    let mut first = start(&m, &mut cat(&path));
+    let others = SIGNALS.map(|number| (number, start_behind(&path)));
+    let mut last = start_behind(&path);
+    signal(&first, libc::SIGINT);
+    assert!(ends(&first));
+    first.wait().unwrap();
+    m.source.wait_for_waiting(others.len() + 1);
+    for (number, mut other) in others {
+        signal(&other, number);
+        assert!(ends(&other), "signal {number} did not end it");
+        assert_eq!(other.wait().unwrap().signal(), Some(number));
+    }
+    assert!(last.try_wait().unwrap().is_none());
+    // Whoever comes when it can be had reads it through the same node.
+    m.source.alter(silent, |blob| blob.size_known = true);
+    assert_eq!(std::fs::read(&path).unwrap(), b"silent");
+    signal(&last, libc::SIGKILL);
+    assert!(ends(&last));
+    last.wait().unwrap();
+}
+
 #[test]
 fn many_who_look_for_the_same_name_wait_no_longer_than_one() {
     let Some(m) = Mounted::new("many_who_look_for_the_same_name_wait_no_longer_than_one") else { return };
-    let unknown = m.source.absent("silent", Answer::Never);
-    let path = m.file(unknown);
+    let path = m.file(m.source.absent("silent", Answer::Never));
     std::thread::scope(|scope| {
         let lookers: Vec<_> =
             (0..5).map(|_| scope.spawn(|| std::fs::metadata(&path).unwrap_err().raw_os_error())).collect();
+        m.source.wait_for_waiting(lookers.len());
         for looker in lookers {
             assert_eq!(looker.join().unwrap(), Some(libc::ETIMEDOUT));
         }
     });
-    assert_eq!(m.source.take_calls(), [Call::Size], "one has asked for all");
+}
+
+#[test]
+fn a_size_may_be_longer_in_coming_than_a_lookup_may_take() {
+    let Some(m) = Mounted::new("a_size_may_be_longer_in_coming_than_a_lookup_may_take") else { return };
+    let late = LOOKUP_DEADLINE + Duration::from_millis(300);
+    let far = m.source.add_with(vec![5; 100_000], |blob| {
+        (blob.size_known, blob.state, blob.size) = (false, BlobState::Absent, Answer::Late(0, late));
+    });
+    let gone = m.source.absent("gone", Answer::FailLate(late, FetchError::NotFound));
+    let unreachable = m.source.absent("unreachable", Answer::FailLate(late, FetchError::Unreachable));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(std::fs::read(m.file(far)).unwrap(), [5; 100_000]));
+            scope.spawn(|| assert_eq!(std::fs::metadata(m.file(far)).unwrap().len(), 100_000));
+            for (hash, errno) in [(gone, libc::ENOENT), (unreachable, libc::EHOSTUNREACH)] {
+                let path = m.file(hash);
+                scope.spawn(move || assert_eq!(File::open(path).unwrap_err().raw_os_error(), Some(errno)));
+            }
+        }
+    });
+    m.source.add("gone");
+    assert_eq!(std::fs::read(m.file(gone)).unwrap(), b"gone", "a node without a size is no obstacle later");
 }
 
 #[test]
@@ -153,18 +236,18 @@ fn an_open_that_fetches_the_whole_blob_first_does_or_tells_why_not() {
         m.source.add_with(name, |blob| (blob.state, blob.make_whole) = (BlobState::Partial, answer))
     };
     let good = incomplete(Answer::Give);
-    let _open = std::fs::File::open(m.file(good)).unwrap();
+    let _open = File::open(m.file(good)).unwrap();
     m.source.alter(good, |blob| assert_eq!(blob.state, BlobState::Complete, "before anything is read"));
     for (error, errno) in [(FetchError::Unreachable, libc::EHOSTUNREACH), (FetchError::WrongBytes, libc::EIO)] {
-        let failed = std::fs::File::open(m.file(incomplete(Answer::Fail(error)))).unwrap_err();
+        let failed = File::open(m.file(incomplete(Answer::Fail(error)))).unwrap_err();
         assert_eq!(failed.raw_os_error(), Some(errno));
     }
     let no_room = m.source.add_with("no room", |blob| (blob.state, blob.fits) = (BlobState::Partial, false));
-    assert_eq!(std::fs::File::open(m.file(no_room)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(File::open(m.file(no_room)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(m.fs.open_count(), 1, "what failed is not open");
     // A deadline without a byte ends it.
     let silent = incomplete(Answer::Never);
-    assert_eq!(std::fs::File::open(m.file(silent)).unwrap_err().raw_os_error(), Some(libc::ETIMEDOUT));
+    assert_eq!(File::open(m.file(silent)).unwrap_err().raw_os_error(), Some(libc::ETIMEDOUT));
 }
 
 #[test]

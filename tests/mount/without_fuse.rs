@@ -54,7 +54,8 @@ fn the_root_has_by_hash_and_nothing_else() {
     let LookupStep::Done(Ok(Lookup::Found(entry))) = fs.lookup(Ino::ROOT, b"by-hash") else { panic!() };
     assert_eq!((entry.attr.ino, entry.attr.kind, entry.attr.nlink), (Ino::BY_HASH, Kind::Directory, 2));
     assert_eq!(fs.lookup(Ino::ROOT, b"by-hush"), missing(NO_NAME_TTL));
-    assert_eq!(fs.attr(Ino::ROOT).unwrap().owner, OWNER);
+    let AttrStep::Done(attr) = fs.attr(Ino::ROOT).unwrap() else { panic!() };
+    assert_eq!(attr.owner, OWNER);
     assert_eq!(source.take_calls(), []);
 }
 
@@ -74,7 +75,7 @@ async fn a_held_blob_is_found_without_asking_and_for_long() {
     let hash = source.add(vec![1; 1025]);
     let entry = entry(&fs, hash).await;
     assert_eq!((entry.attr.size, entry.attr.blocks, entry.attr.nlink, entry.ttl), (1025, 3, 1, COMPLETE_TTL));
-    assert_eq!(fs.attr(entry.attr.ino).unwrap(), entry.attr);
+    assert_eq!(fs.attr(entry.attr.ino).unwrap(), AttrStep::Done(entry.attr));
     assert_eq!(source.take_calls(), []);
     assert_eq!(fs.lookup(entry.attr.ino, b"x"), LookupStep::Done(Err(FsError::NotADirectory)));
 }
@@ -125,28 +126,72 @@ async fn a_lookup_answers_within_its_deadline() {
     let (source, fs) = filesystem();
     let hash = source.absent("silent", Answer::Never);
     let start = Instant::now();
-    assert_eq!(lookup(&fs, hash).await, Err(FetchError::TimedOut.into()));
-    assert!(start.elapsed() < LOOKUP_DEADLINE);
+    let entry = entry(&fs, hash).await;
+    assert_eq!(start.elapsed(), LOOKUP_DEADLINE);
+    assert_eq!((entry.ttl, entry.attr_ttl), (PARTIAL_TTL, Duration::ZERO), "nothing of it may be believed");
+    assert_eq!(source.waiting(), 1, "the question goes on");
+    // Those who waited find the node without waiting, and its size in what is left of the deadline.
+    assert!(matches!(fs.lookup(Ino::BY_HASH, hash.to_string().as_bytes()), LookupStep::Done(Ok(Lookup::Found(_)))));
+    assert_eq!(fs.open(entry.node, libc::O_RDONLY).unwrap_err(), FsError::Stale, "the kernel asks for the size first");
+    assert_eq!(fs.attr(entry.node), Ok(AttrStep::Ask(hash)));
+    assert_eq!(fs.ask_attr(entry.node, hash).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(start.elapsed(), SIZE_DEADLINE);
     assert_eq!(source.waiting(), 0, "the wish is withdrawn");
+    assert_eq!(source.take_calls(), [Call::Size; 2]);
+    // Who comes later begins anew.
+    assert_eq!(fs.ask_attr(entry.node, hash).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(start.elapsed(), 2 * SIZE_DEADLINE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lookup_that_failed_slowly_fails_again_at_once_for_a_moment() {
+async fn a_size_that_comes_after_its_lookup_was_answered_is_the_nodes() {
     let (source, fs) = filesystem();
-    let (silent, unreachable) =
-        (source.absent("silent", Answer::Never), source.absent("far", Answer::Fail(FetchError::Unreachable)));
-    assert_eq!(lookup(&fs, silent).await, Err(FetchError::TimedOut.into()));
+    let late = Answer::Late(0, LOOKUP_DEADLINE + Duration::from_millis(300));
+    let hash = source.add_with("abc", |blob| (blob.size_known, blob.size) = (false, late));
+    let unsized_entry = entry(&fs, hash).await;
+    assert_eq!((unsized_entry.attr.size, unsized_entry.attr_ttl), (0, Duration::ZERO));
+    let attr = fs.ask_attr(unsized_entry.node, hash).await.unwrap();
+    assert_eq!((attr.size, attr.ino), (3, unsized_entry.node));
+    assert_eq!(fs.attr(attr.ino), Ok(AttrStep::Done(attr)));
+    let again = entry(&fs, hash).await;
+    assert_eq!((again.node, again.attr, again.attr_ttl), (attr.ino, attr, ATTR_TTL));
+    let handle = open(&fs, hash).await;
+    assert_eq!(fs.read(handle, 0, 9).await.unwrap(), "abc");
+    fs.forget(attr.ino, 3);
+    assert_eq!(fs.inode_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_whose_caller_goes_leaves_a_name_to_those_behind_it() {
+    let (source, fs) = filesystem();
+    let silent = source.absent("silent", Answer::Never);
+    assert_eq!(tokio::time::timeout(Duration::from_millis(1), fs.ask_size(silent)).await.ok(), None);
+    let Lookup::Found(entry) = fs.end_lookup(silent) else { panic!() };
+    assert_eq!((entry.attr_ttl, fs.attr(entry.node)), (Duration::ZERO, Ok(AttrStep::Ask(silent))));
+    assert_eq!(source.waiting(), 0, "nobody is left who wants it");
+    let small = source.add("small");
+    let Lookup::Found(entry) = fs.end_lookup(small) else { panic!() };
+    assert_eq!((entry.attr.size, entry.attr_ttl), (5, ATTR_TTL));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_failed_fails_again_at_once_for_as_long_as_it_took() {
+    let (source, fs) = filesystem();
+    let took = Duration::from_millis(300);
+    let slow = source.absent("slow", Answer::FailLate(took, FetchError::Unreachable));
+    let fast = source.absent("fast", Answer::Fail(FetchError::Unreachable));
+    assert_eq!(lookup(&fs, slow).await, Err(FetchError::Unreachable.into()));
     let start = Instant::now();
     assert_eq!(source.take_calls(), [Call::Size]);
-    assert_eq!(lookup(&fs, silent).await, Err(FetchError::TimedOut.into()));
+    assert_eq!(lookup(&fs, slow).await, Err(FetchError::Unreachable.into()));
     assert_eq!((start.elapsed(), source.take_calls()), (Duration::ZERO, vec![]));
     for _ in 0..2 {
-        assert_eq!(lookup(&fs, unreachable).await, Err(FetchError::Unreachable.into()));
+        assert_eq!(lookup(&fs, fast).await, Err(FetchError::Unreachable.into()));
         assert_eq!(source.take_calls(), [Call::Size], "what fails at once is tried each time");
     }
-    source.add("silent");
-    tokio::time::advance(Duration::from_secs(1)).await;
-    entry(&fs, silent).await;
+    source.add("slow");
+    tokio::time::advance(took).await;
+    entry(&fs, slow).await;
 }
 
 #[tokio::test]

@@ -107,10 +107,15 @@ fn while_all_holders_are_silent_only_what_is_not_here_is_waited_for_and_not_for_
     assert_eq!(std::fs::read(&held).unwrap(), b"here");
     holders.iter().for_each(|holder| holder.signal(libc::SIGSTOP));
     let asked = reader.metric("lookups");
-    let mut unknown = cat(&reader.file(&hash_of(b"unknown")));
+    let unknown = reader.file(&hash_of(b"unknown"));
+    let mut waiting = cat(&unknown);
     eventually("it asks", || reader.metric("lookups") > asked);
+    for signal in [libc::SIGINT, libc::SIGKILL] {
+        // The kernel has it wait for the other one's lookup.
+        end(cat(&unknown), signal);
+    }
     look_around(&reader);
     assert_eq!(std::fs::read(held).unwrap(), b"here");
-    assert_eq!(unknown.wait().unwrap().code(), Some(1), "its time is up");
+    assert_eq!(waiting.wait().unwrap().code(), Some(1), "its time is up");
     holders.iter().for_each(|holder| holder.signal(libc::SIGCONT));
 }
