@@ -68,6 +68,8 @@ struct Shared {
     /// How a size is answered that no blob has; `Fail(NotFound)` unless set.
     absent: Mutex<HashMap<ContentHash, Answer>>,
     calls: Mutex<Vec<Call>>,
+    /// How many names were given each time some were asked for.
+    listed: Mutex<Vec<usize>>,
     /// Reads and sizes under way that will never be answered.
     waiting: Mutex<usize>,
     changed: Condvar,
@@ -118,6 +120,11 @@ impl MemorySource {
     /// What was asked since the last call of this.
     pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut *self.0.calls.lock())
+    }
+
+    /// How many names were given each time some were asked for, since the last call of this.
+    pub fn take_listed(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.0.listed.lock())
     }
 
     /// How many questions under way will never be answered.
@@ -228,7 +235,9 @@ impl BlobSource for MemorySource {
         let blobs = self.0.blobs.lock();
         let complete = blobs.iter().filter(|(_, blob)| blob.state == BlobState::Complete);
         let later = complete.filter(|(hash, _)| after.is_none_or(|after| **hash > after));
-        later.take(limit).map(|(hash, blob)| (*hash, blob.content.len() as u64)).collect()
+        let names: Vec<_> = later.take(limit).map(|(hash, blob)| (*hash, blob.content.len() as u64)).collect();
+        self.0.listed.lock().push(names.len());
+        names
     }
 
     fn usage(&self) -> SpaceUsage {

@@ -261,3 +261,16 @@ fn a_panic_is_an_error_and_the_mount_lives_on() {
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "abc");
 }
+
+#[test]
+fn ls_of_a_big_cache_takes_the_names_in_small_portions() {
+    let Some(m) = Mounted::new("ls_of_a_big_cache_takes_the_names_in_small_portions") else { return };
+    let mut hashes: Vec<_> = (0..5000_u32).map(|n| m.source.add(n.to_string()).to_string()).collect();
+    hashes.sort_unstable();
+    let output = Command::new("ls").arg(m.by_hash()).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().lines().eq(&hashes));
+    let taken = m.source.take_listed();
+    assert!(taken.iter().all(|names| *names <= 128), "{taken:?}");
+    let all: usize = taken.iter().sum();
+    assert!(all < 2 * hashes.len(), "{all} names read to show {}", hashes.len());
+}

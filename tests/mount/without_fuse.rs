@@ -352,6 +352,31 @@ fn a_listing_in_portions_shows_every_complete_blob_once_in_order() {
 }
 
 #[test]
+fn of_a_listing_no_more_is_in_memory_than_about_what_is_shown_at_a_time() {
+    /// Names that are taken from the cache at a time at most.
+    const AT_A_TIME: usize = 128;
+    let (source, fs) = filesystem();
+    let last = (0..5000u32).map(|n| source.add(n.to_string())).max().unwrap();
+    for room in [1, 46, 372] {
+        source.take_listed();
+        let mut shown = 0;
+        let mut push = |_: &DirEntry| {
+            shown += 1;
+            shown > room
+        };
+        fs.list(Ino::BY_HASH, 0, &mut push).unwrap();
+        let taken = source.take_listed();
+        assert!(taken.iter().all(|names| *names <= AT_A_TIME), "room for {room}: {taken:?}");
+        assert!(taken.iter().sum::<usize>() <= room + AT_A_TIME, "room for {room}: {taken:?}");
+    }
+    // Nor is what was shown before read again.
+    let end = list(&fs, Ino::BY_HASH, 0, 5000).last().unwrap().clone();
+    source.take_listed();
+    assert_eq!((end.0, list(&fs, Ino::BY_HASH, end.1, 99)), (last.to_string(), vec![]));
+    assert_eq!(source.take_listed(), [0]);
+}
+
+#[test]
 fn a_blob_that_goes_away_during_a_listing_takes_no_other_with_it() {
     let (source, fs) = filesystem();
     let mut hashes: Vec<_> = (0..10u32).map(|n| source.add(n.to_string())).collect();
