@@ -2,7 +2,10 @@
 //!
 //! A run is a stretch read in order. The window grows with the run, as much again as was read (but
 //! at least [`MIN_WINDOW`]), so that a run that ends early wastes no more than it used. A read
-//! elsewhere ends the run and closes the window: random reads fetch nothing beyond themselves.
+//! elsewhere begins another one, with its window closed: random reads fetch nothing beyond themselves, and
+//! push out the runs that nobody goes on with.
+
+use std::collections::VecDeque;
 
 use crate::ids::BlobRange;
 use crate::transfer::NEAR_AHEAD_LEN;
@@ -20,15 +23,25 @@ const REORDER_READS: u64 = 4;
 
 const _: () = assert!(MIN_RUN <= MIN_WINDOW && MIN_WINDOW < NEAR_AHEAD_LEN);
 
+/// How many runs of one open file are known: threads that share it read each at a place of its own, and
+/// a look elsewhere does not end a stream. The one continued last stays longest.
+const MAX_RUNS: usize = 4;
+
 /// The read-ahead of one open file.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     size: u64,
-    /// Where the run has come to: one past its furthest byte.
+    /// The one continued last first; never none.
+    runs: VecDeque<Run>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// Where it has come to: one past its furthest byte.
     next: u64,
-    /// Bytes read in this run.
-    run: u64,
-    /// Whether the run began where reading was expected: at the beginning, or by a second read.
+    /// Bytes read in it.
+    len: u64,
+    /// Whether it began where reading was expected: at the beginning, or by a second read.
     confirmed: bool,
     /// One past what has been asked for ahead.
     ahead: u64,
@@ -37,39 +50,57 @@ pub(super) struct ReadAhead {
 impl ReadAhead {
     /// For a blob of `size` bytes. Reading is expected to begin at its beginning.
     pub fn new(size: u64) -> Self {
-        Self { size, next: 0, run: 0, confirmed: false, ahead: 0 }
+        Self { size, runs: VecDeque::from([Run::default()]) }
     }
 
     /// Notes a read of `range` (within the size, not empty) and returns what to fetch ahead of
-    /// it, if anything: a range after `range` that was not returned before in this run. At most as many
+    /// it, if anything: a range after `range` that was not returned before in its run. At most as many
     /// bytes are wanted beyond it as `most` says, which is asked only of a stream.
     pub fn on_read(&mut self, range: BlobRange, most: impl FnOnce() -> u64) -> Option<BlobRange> {
+        let away = |run: &Run| range.start.abs_diff(run.next);
+        let nearest = self.runs.iter().enumerate().min_by_key(|(_, run)| away(run));
         let slack = range.len().saturating_mul(REORDER_READS);
-        if range.start.abs_diff(self.next) > slack {
-            *self = Self { next: range.end, run: range.len(), ahead: range.end, ..Self::new(self.size) };
-            return None;
+        match nearest.filter(|(_, run)| away(run) <= slack) {
+            Some((at, run)) => {
+                let mut run = *run;
+                let ahead = run.on_read(range, self.size, most);
+                self.runs.remove(at);
+                self.runs.push_front(run);
+                ahead
+            }
+            None => {
+                self.runs.truncate(MAX_RUNS - 1);
+                self.runs.push_front(Run { next: range.end, len: range.len(), confirmed: false, ahead: range.end });
+                None
+            }
         }
+    }
+}
+
+impl Run {
+    /// Notes a read of it.
+    fn on_read(&mut self, range: BlobRange, size: u64, most: impl FnOnce() -> u64) -> Option<BlobRange> {
         if range.end <= self.next {
             // A late one of the reads in flight, or the same again: no progress.
             return None;
         }
-        self.run = self.run.saturating_add(range.end - range.start.max(self.next));
+        self.len = self.len.saturating_add(range.end - range.start.max(self.next));
         self.next = range.end;
         self.confirmed = true;
-        self.extend(most)
+        self.extend(size, most)
     }
 
     /// Asks for more once a quarter of the window is used up: the rest keeps those busy who have it.
-    fn extend(&mut self, most: impl FnOnce() -> u64) -> Option<BlobRange> {
-        if !self.confirmed || self.run < MIN_RUN {
+    fn extend(&mut self, size: u64, most: impl FnOnce() -> u64) -> Option<BlobRange> {
+        if !self.confirmed || self.len < MIN_RUN {
             return None;
         }
-        let window = self.run.clamp(MIN_WINDOW, most().max(MIN_WINDOW));
+        let window = self.len.clamp(MIN_WINDOW, most().max(MIN_WINDOW));
         let start = self.ahead.max(self.next);
         if start - self.next > window / 4 * 3 {
             return None;
         }
-        let more = BlobRange::new(start, self.next.saturating_add(window)).clip(self.size);
+        let more = BlobRange::new(start, self.next.saturating_add(window)).clip(size);
         self.ahead = more.end;
         (!more.is_empty()).then_some(more)
     }
@@ -147,15 +178,56 @@ mod tests {
         assert_eq!((ahead.start, ahead.len()), (GIB / 2 + 2048 * KIB, 2048 * KIB));
     }
 
+    /// Reads 64 MiB from `start` on, and tells how far it was asked for.
+    fn stream(state: &mut ReadAhead, start: u64) -> u64 {
+        (0..64).filter_map(|block| read(state, start + block * 1024 * KIB, 1024 * KIB)).last().unwrap().end
+    }
+
     #[test]
-    fn a_jump_closes_the_window() {
+    fn where_a_jump_leads_the_window_is_closed() {
         let mut state = ReadAhead::new(GIB);
-        for block in 0..64 {
-            read(&mut state, block * 1024 * KIB, 1024 * KIB);
-        }
+        stream(&mut state, 0);
         assert_eq!(read(&mut state, GIB / 2, 4096), None);
         assert_eq!(read(&mut state, GIB / 4, 4096), None);
         assert_eq!(read(&mut state, GIB / 4 + 4096, 4096), None, "too short a run to open it again");
+        let ahead = read(&mut state, GIB / 4 + 8192, 64 * KIB).unwrap();
+        assert_eq!(ahead.len(), MIN_WINDOW, "and then it is as small as any other at its beginning");
+    }
+
+    #[test]
+    fn a_look_elsewhere_does_not_end_a_stream_but_random_reads_do() {
+        let mut state = ReadAhead::new(GIB);
+        let asked = stream(&mut state, 0);
+        assert_eq!(read(&mut state, GIB / 2, 4096), None);
+        let more = (64..80).find_map(|block| read(&mut state, block * 1024 * KIB, 1024 * KIB)).unwrap();
+        assert_eq!(more.start, asked, "it goes on where it was");
+        assert!(more.len() > MIN_WINDOW, "with the window it had");
+        for place in 0..MAX_RUNS as u64 {
+            assert_eq!(read(&mut state, GIB / 2 + place * 50 * 1024 * KIB, 4096), None);
+        }
+        let end = more.end / (1024 * KIB) * 1024 * KIB;
+        assert_eq!(read(&mut state, end, 4096), None);
+        assert_eq!(read(&mut state, end + 4096, 4096), None, "it begins anew");
+    }
+
+    #[test]
+    fn several_who_share_an_open_file_each_have_a_stream() {
+        let mut state = ReadAhead::new(GIB);
+        let mut asked = [0; MAX_RUNS];
+        for block in 0..256 {
+            for (reader, asked) in (0..).zip(&mut asked) {
+                let start = reader * GIB / 4 + block * 128 * KIB;
+                assert!(block < 4 || *asked >= start + 128 * KIB, "reader {reader}: not asked for ahead, at {start}");
+                if let Some(range) = read(&mut state, start, 128 * KIB) {
+                    assert!(block < 4 || range.start == *asked, "a gap or an overlap");
+                    *asked = range.end;
+                }
+            }
+        }
+        for (reader, asked) in (0..).zip(asked) {
+            let at = reader * GIB / 4 + 256 * 128 * KIB;
+            assert!(asked - at > NEAR_AHEAD_LEN / 2 && asked - at <= NEAR_AHEAD_LEN, "reader {reader}");
+        }
     }
 
     #[test]

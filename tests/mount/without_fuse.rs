@@ -236,6 +236,41 @@ async fn a_stream_is_read_ahead_and_a_page_is_not() {
     );
 }
 
+/// The places up to which was asked for ahead, each once at least, by readers that take turns.
+async fn asked_ahead(source: &MemorySource, fs: &Filesystem, readers: &[(u64, u64)]) -> Vec<u64> {
+    const BLOCK: u64 = 128 << 10;
+    let mut ahead = Vec::new();
+    for block in 0..32 {
+        for (handle, start) in readers {
+            fs.read(*handle, start + block * BLOCK, BLOCK as u32).await.unwrap();
+        }
+    }
+    for call in source.take_calls() {
+        if let Call::Prefetch(range) = call {
+            ahead.retain(|end| *end != range.start);
+            ahead.push(range.end);
+        }
+    }
+    ahead.sort_unstable();
+    ahead
+}
+
+#[tokio::test]
+async fn readers_of_one_file_at_different_places_do_not_disturb_each_other() {
+    let (source, fs) = filesystem();
+    let hash = source.add(vec![0; 64 << 20]);
+    let (one, other) = (open(&fs, hash).await, open(&fs, hash).await);
+    let places = [0, 20 << 20, 40 << 20];
+    // Each by itself, all through one open file, and two through files of their own.
+    let mut alone = Vec::new();
+    for place in places {
+        alone.extend(asked_ahead(&source, &fs, &[(open(&fs, hash).await, place)]).await);
+    }
+    assert_eq!(alone.len(), 3);
+    assert_eq!(asked_ahead(&source, &fs, &places.map(|place| (one, place))).await, alone);
+    assert_eq!(asked_ahead(&source, &fs, &[(other, 0), (open(&fs, hash).await, 20 << 20)]).await, alone[..2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_source_costs_one_deadline_and_not_one_a_page() {
     let (source, fs) = filesystem();
