@@ -1,4 +1,14 @@
 //! Taking over the files of a blob that the index does not know, as far as they verify.
+//!
+//! Groups verify only within a tree, and the tree follows from the size, which must be proven anew: the lengths of
+//! the files are only what the file system makes of them. It is the last group that proves it, for a chunk is hashed
+//! with its number and with its length. Without that group nothing on the disk does. The outboard holds hashes of
+//! pairs of hashes, which say nothing of lengths: how long the last group is, is in none of them, and how many
+//! groups there are only so far as groups are held that bear it out (the nodes of the right edge of a tree of five
+//! groups are as good for one of three). So such a blob is not taken over. A fetch asks for the last group
+//! together with the first bytes, as the proof of the size, and writes it with them. A partial blob is without it
+//! only if it was damaged since, or if the blob was evicted and is being fetched again by a node that remembers its
+//! size.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +21,7 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::files::{Files, KEPT_BIT, Stamp};
+use super::files::{Files, KEPT_BIT, PIN_BIT, Stamp};
 use super::read::{CHECK_GROUPS, check_groups, is_damage};
 use super::record::{Origin, Record};
 use super::recovery::Work;
@@ -110,7 +120,8 @@ pub(super) fn verify(
         (false, false) => Origin::Fetched,
     };
     let last_use = metadata.mtime().max(metadata.atime()).max(0) as u64 * 1000;
-    let record = Record::new(size, &held, origin, kept, last_use);
+    let pinned = kept || metadata.mode() & PIN_BIT != 0;
+    let record = Record::new(size, &held, origin, pinned, last_use);
     Ok(Some(Verified { hash: *hash, record, files, stamp }))
 }
 

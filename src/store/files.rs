@@ -27,6 +27,11 @@ pub(super) const COMPLETE_MODE: u32 = 0o444;
 /// it: the sticky bit, which means nothing for a file and is kept by copies and backups.
 pub(super) const KEPT_BIT: u32 = 0o1000;
 
+/// The bit of the mode that marks the content of a fetched blob that is pinned, for the same purpose: others may
+/// execute it, which means nothing in a directory that is this user's only. Unlike the other bits that have no
+/// meaning here, writing to the file leaves it alone.
+pub(super) const PIN_BIT: u32 = 0o0001;
+
 /// The mode of a complete content file.
 pub(super) const fn complete_mode(kept: bool) -> u32 {
     if kept { COMPLETE_MODE | KEPT_BIT } else { COMPLETE_MODE }
@@ -126,10 +131,10 @@ impl Files {
     ) -> Result<Self, StoreError> {
         let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
         remove_if_there(&tmp)?;
-        let kept = self.content.metadata().is_ok_and(|metadata| metadata.mode() & KEPT_BIT != 0);
+        let marks = self.content.metadata().map_or(0, |metadata| metadata.mode() & (KEPT_BIT | PIN_BIT));
         let copied = create_file(&tmp, size).and_then(|copy| {
-            if kept {
-                let mode = Permissions::from_mode(0o600 | KEPT_BIT);
+            if marks != 0 {
+                let mode = Permissions::from_mode(0o600 | marks);
                 copy.set_permissions(mode).map_err(io_error("set the mode of", &tmp))?;
             }
             // Abandoned, if a crash comes now: the sweep of tmp takes it away.
@@ -172,13 +177,15 @@ impl Files {
         Ok(())
     }
 
-    /// Marks the content file as complete, and as one to be `kept`.
+    /// Marks the content file as complete, and as one to be `kept`; that it is pinned stays marked. The caller
+    /// holds the lock of the blob's state, or has just made the file.
     pub fn seal(&self, kept: bool) -> Result<(), StoreError> {
         self.sealed.store(true, Ordering::Release);
         if self.in_place {
             return Ok(());
         }
-        let mode = Permissions::from_mode(complete_mode(kept));
+        let pin = self.content.metadata().map_or(0, |metadata| metadata.mode() & PIN_BIT);
+        let mode = Permissions::from_mode(complete_mode(kept) | if kept { 0 } else { pin });
         self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
     }
 
@@ -222,6 +229,18 @@ impl Stamp {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i128);
         now - self.changed_ns >= STAMP_AGE_NS
     }
+}
+
+/// Marks the content file at `path` as `pinned`, or not, and hands it over to be synced; `None` if there is none,
+/// or only a link. The caller holds the lock of the blob's state.
+pub(super) fn mark_pinned(path: &Path, pinned: bool) -> Result<Option<File>, StoreError> {
+    let Some((content, metadata)) = open_file(path, false)? else { return Ok(None) };
+    let mode = metadata.mode() & 0o7777;
+    let marked = if pinned { mode | PIN_BIT } else { mode & !PIN_BIT };
+    if marked != mode {
+        content.set_permissions(Permissions::from_mode(marked)).map_err(io_error("set the mode of", path))?;
+    }
+    Ok(Some(content))
 }
 
 /// Gives the blocks of `groups`, of which nothing is held, back to the disk. Not to be done to a file that was

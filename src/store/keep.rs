@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::{RwLockUpgradableReadGuard, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 
+use super::error::io_error;
+use super::files::mark_pinned;
+use super::layout::{SYNC_FILE_SYSTEM_FROM, sync_file_system};
 use super::record::{Origin, Record};
 use super::shared::Shared;
 use super::{Store, StoreError, claim};
@@ -68,7 +72,11 @@ impl Shared {
         self.flush()?;
         // A flush under way has taken down the old pins already.
         let _flushing = self.flushing.lock();
-        let _structure = self.structure.write();
+        let structure = self.structure.upgradable_read();
+        if pinned {
+            self.mark_pinned(hashes.iter(), true)?;
+        }
+        let structure = RwLockUpgradableReadGuard::upgrade(structure);
         let outcomes: Vec<PinOutcome> = self.write_index(|batch| {
             let set = |hash: &ContentHash| match batch.get(hash)? {
                 None => Ok(PinOutcome::NotHeld),
@@ -90,7 +98,42 @@ impl Shared {
             }
         }
         self.nothing_to_evict.store(false, Ordering::Relaxed);
+        let _structure = RwLockWriteGuard::downgrade_to_upgradable(structure);
+        if !pinned {
+            let done = hashes.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == PinOutcome::Done);
+            self.mark_pinned(done.map(|(hash, _)| hash), false)?;
+        }
         Ok(outcomes)
+    }
+
+    /// Marks the content files of fetched blobs as pinned, or not, durably, so that a new index knows it. A file
+    /// system that knows no such mark is no reason to refuse a pin. The caller holds `structure`.
+    fn mark_pinned<'a>(&self, hashes: impl Iterator<Item = &'a ContentHash>, pinned: bool) -> Result<(), StoreError> {
+        let (mut marked, mut unsynced) = (0, Vec::new());
+        for hash in hashes {
+            let is_fetched = |record: &Record| record.origin == Origin::Fetched;
+            if !self.index.get(hash)?.as_ref().is_some_and(is_fetched) {
+                continue;
+            }
+            let path = self.layout.content(hash);
+            let opened = self.opened(hash);
+            // Else it might become complete in between, which sets the mode too.
+            let _state = opened.as_ref().map(|blob| blob.state());
+            match mark_pinned(&path, pinned) {
+                Ok(Some(file)) => {
+                    marked += 1;
+                    if marked < SYNC_FILE_SYSTEM_FROM {
+                        unsynced.push((file, path));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "should the index be lost, this pin is not remembered"),
+            }
+        }
+        if marked >= SYNC_FILE_SYSTEM_FROM {
+            return sync_file_system(self.layout.dir());
+        }
+        unsynced.iter().try_for_each(|(file, path)| file.sync_all().map_err(io_error("sync", path)))
     }
 
     /// First from memory and index, then from disk, as [`Shared::forget`].

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <dir>/blobs/ab/<hash>         exactly the content; sparse while partial, mode 0444 once complete,
-//!                               01444 (sticky) if it was added here; or a link to a file of the user's
-//!                               that has it, which is only read
+//!                               01444 (sticky) if it was added here, 0445 if it is pinned (0601 while
+//!                               partial); or a link to a file of the user's that has it, which is only read
 //! <dir>/blobs/ab/<hash>.obao4   the outboard; none for a blob of one group
 //! <dir>/index.redb              by hash: size, verified groups, origin, pin, last use
 //! <dir>/index.redb.damaged      one that was damaged, as it was found
@@ -19,8 +19,8 @@
 //! * What [`Store::adopt`], [`Store::flush`] or [`Store::close`] had returned for is still there, unless it
 //!   was removed or evicted since. What was fetched in the last five seconds may be lost.
 //! * An index that is damaged or gone is made anew from the files, each as far as it verifies. What was added
-//!   here is known by its mode, or is a link, and stays; of a partial blob whose last group is not there the size
-//!   is not proven, so it goes, and pins of what was fetched are forgotten.
+//!   here or is pinned is known by its mode, or is a link, and stays. A partial blob stays if its last group is
+//!   there, which is the first that a fetch gets; without it the size cannot be proven, so it goes (see `claim`).
 //! * All that lies on the disk stays below the capacity: who writes reserves first, and so does who adds, from
 //!   another process ([`Store::make_room`]). Except for what a crash brings back: files whose removal
 //!   was not yet durable, and what was written of a partial blob in the last five seconds, go as soon as
@@ -42,6 +42,8 @@
 //! * Added blobs: contents and outboards under names in `tmp`, with the mode that says that they were added;
 //!   *before* their renaming, each outboard first; *before* the index. Each step is one for all that are added
 //!   together. For a file served in place, the content is a link.
+//! * A pin: the mark on the content file *before* the index. No pin any more: the index *before* the mark. So what
+//!   the index claims to be pinned is marked; a mark too many says something only to a new index.
 //! * An outboard that is made anew: under a name in `tmp`, *before* its renaming; the index claims nothing new.
 //! * A blob that goes: its entry in the index *before* its files. Files without an entry are harmless; after a
 //!   crash they are removed in the background, a directory at a time.

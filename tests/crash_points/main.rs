@@ -95,6 +95,19 @@ fn open(dir: &Path) -> Store {
 /// What had been promised when [`mark`] was called with this number: samples and their groups.
 type Promises = Vec<(usize, Vec<Range<u64>>)>;
 
+/// The sample of which a part is fetched and pinned.
+const PINNED_SAMPLE: usize = 3;
+
+/// Whether it has to be pinned, if it is there, once this mark was reached.
+fn promised_pin(mark: usize) -> Option<bool> {
+    match mark {
+        0..=2 | 7.. => Some(false),
+        4 | 5 => Some(true),
+        // While it is being changed.
+        3 | 6 => None,
+    }
+}
+
 /// A life of a store: fetched, added, resumed, removed and evicted blobs, and a restart in between.
 fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
     let mut promise = |held: Promises| {
@@ -119,6 +132,7 @@ fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
     samples[3].write(&store, 19..20);
     store.flush().unwrap();
     promise(vec![whole(0), whole(1), whole(2), (3, vec![10..12, 19..20])]);
+    store.set_pinned(&[samples[PINNED_SAMPLE].hash], true).unwrap();
     // Gone from here on, sooner or later.
     promise(vec![whole(1), whole(2), (3, vec![10..12, 19..20])]);
     store.remove(&samples[0].hash).unwrap();
@@ -129,6 +143,8 @@ fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
     samples[0].write(&store, samples[0].all());
     samples[0].add(&store, dir);
     promise(vec![whole(0), whole(1), whole(2), (3, vec![10..12, 19..20])]);
+    promise(vec![whole(0), whole(1), whole(2)]);
+    store.set_pinned(&[samples[PINNED_SAMPLE].hash], false).unwrap();
     // More than there is room for: what was fetched makes room, what was added stays.
     promise(vec![whole(0), whole(2)]);
     for sample in &samples[4..7] {
@@ -147,8 +163,11 @@ fn samples() -> Vec<Sample> {
 }
 
 /// Opens the store in `dir` and checks that all it claims is right and that it claims what was promised.
-fn check(dir: &Path, samples: &[Sample], promised: &Promises, context: &str) {
+fn check(dir: &Path, samples: &[Sample], promised: &Promises, pinned: Option<bool>, context: &str) {
     let store = open(dir);
+    if let (Some(pinned), Some(blob)) = (pinned, store.blob(&samples[PINNED_SAMPLE].hash).unwrap()) {
+        assert_eq!(blob.info().pinned, pinned, "{context}");
+    }
     for (number, sample) in samples.iter().enumerate() {
         let blob = store.blob(&sample.hash).unwrap_or_else(|error| panic!("{context}: {error}"));
         if let Some(blob) = &blob {
@@ -183,25 +202,27 @@ fn after_a_crash_at_any_point_what_is_claimed_is_right_and_what_was_promised_is_
     };
     for cut in (first % step..=count).step_by(step) {
         let promised = last_mark(cut).map_or_else(Vec::new, |number| promises[number].clone());
+        let pinned = last_mark(cut).and_then(promised_pin);
         for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn(chance.next())] {
             let left = scratch_dir();
             rebuild(&log, cut, unsynced, left.path());
             let context = format!("cut at {cut}, {unsynced:?}");
-            check(left.path(), &samples, &promised, &context);
+            check(left.path(), &samples, &promised, pinned, &context);
         }
         if cut % 4 == 0 {
-            without_index(&log, cut, &samples, &promised);
+            without_index(&log, cut, &samples, &promised, pinned);
         }
     }
 }
 
-/// The crash has taken the index too: what was added is still there, and known as added.
-fn without_index(log: &Log, cut: usize, samples: &[Sample], promised: &Promises) {
+/// The crash has taken the index too: what was added is still there, and known as added; what was fetched as well,
+/// if its last group is, and known as pinned.
+fn without_index(log: &Log, cut: usize, samples: &[Sample], promised: &Promises, pinned: Option<bool>) {
     let left = scratch_dir();
     rebuild(log, cut, Unsynced::Lost, left.path());
     let _ = fs::remove_file(left.path().join("index.redb"));
+    check(left.path(), samples, promised, pinned, &format!("cut at {cut}, no index"));
     let added: Promises = promised.iter().filter(|(number, _)| *number == 2 || *number >= 7).cloned().collect();
-    check(left.path(), samples, &added, &format!("cut at {cut}, no index"));
     if let Some((number, _)) = added.first() {
         let store = open(left.path());
         let blob = store.blob(&samples[*number].hash).unwrap().expect("it was held a moment ago");

@@ -5,8 +5,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::content::{MIB, content, hash_of, hash_of_file};
-use super::node::{Sandbox, asking, fuse_is_here};
+use super::node::{Sandbox, Seat, asking, eventually, fuse_is_here, stdout};
 
 /// The unit of verification, in bytes.
 const GROUP: usize = 16 << 10;
@@ -105,4 +107,32 @@ fn what_a_reader_s_disk_lost_or_altered_is_fetched_again() {
     holder.stop();
     reader = seat.mount([]);
     assert_eq!(hash_of_file(&reader.file(&hash)).unwrap(), hash);
+}
+
+#[test]
+fn what_was_read_of_a_large_file_and_pinned_outlives_the_index() {
+    if !fuse_is_here("what_was_read_of_a_large_file_and_pinned_outlives_the_index") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = content(33, 4 * LEN);
+    let hash = hash_of(&bytes);
+    let holder = sandbox.holder("a", &[&bytes]);
+    let reader = sandbox.reader("b", &[&holder]);
+    let mut first = [0; 7];
+    File::open(reader.file(&hash)).unwrap().read_exact_at(&mut first, 0).unwrap();
+    stdout(&reader.run(["pin", &hash]));
+    let seat = reader.stop();
+    let listed = |seat: &Seat| {
+        let all: Value = serde_json::from_str(&stdout(&seat.run(["ls", "--json"]))).unwrap();
+        let blobs = all.as_array().unwrap().iter();
+        blobs.map(|blob| [&blob["held"], &blob["pinned"]].map(Value::to_string)).collect::<Vec<_>>()
+    };
+    let before = listed(&seat);
+    let [[held, pinned]] = &before[..] else { panic!("{before:?}") };
+    assert!((GROUP..bytes.len()).contains(&held.parse::<usize>().unwrap()) && pinned == "true", "{before:?}");
+    std::fs::remove_file(seat.state.join("cache/index.redb")).unwrap();
+    let node = seat.serve([]);
+    eventually("all files are looked at", || listed(&node) == before);
+    assert!(stdout(&node.run(["verify"])).starts_with("checked 1 blob, "));
 }

@@ -7,8 +7,8 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::Origin;
 use crate::store::import::{Source, stage};
+use crate::store::{Origin, PinOutcome};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -101,6 +101,19 @@ enum Trial {
     Add {
         blob: usize,
     },
+    /// Adds it by reference to a file of the user's, which has its content at that moment.
+    AddReference {
+        blob: usize,
+    },
+    /// Something happens to the file of the user's, if there is one.
+    Alter {
+        blob: usize,
+        how: Alteration,
+    },
+    Pin {
+        blob: usize,
+        pinned: bool,
+    },
     Read {
         blob: usize,
     },
@@ -125,11 +138,58 @@ enum Trial {
     },
 }
 
+/// What may happen to a file of the user's.
+#[derive(Debug, Clone, Copy)]
+enum Alteration {
+    Byte(u64),
+    Length(u64),
+    Removed,
+    /// Another file with the right content takes its place.
+    Replaced,
+}
+
+fn alteration() -> impl Strategy<Value = Alteration> {
+    prop_oneof![
+        3 => any::<u64>().prop_map(Alteration::Byte),
+        1 => any::<u64>().prop_map(Alteration::Length),
+        1 => Just(Alteration::Removed),
+        1 => Just(Alteration::Replaced),
+    ]
+}
+
+/// Makes the file at `path` what `how` says; tells whether it still has the content of `sample`.
+fn alter(path: &Path, sample: &Sample, how: Alteration) -> bool {
+    let Ok(mut bytes) = fs::read(path) else { return false };
+    match how {
+        Alteration::Byte(at) if !bytes.is_empty() => {
+            let at = at as usize % bytes.len();
+            bytes[at] ^= 1;
+            // In place, as a program would that has it mapped.
+            fs::write(path, &bytes).unwrap();
+        }
+        Alteration::Byte(_) => {}
+        Alteration::Length(len) => {
+            bytes.resize(len as usize % (2 * sample.content.len() + 2), 7);
+            fs::write(path, &bytes).unwrap();
+        }
+        Alteration::Removed => fs::remove_file(path).unwrap(),
+        Alteration::Replaced => {
+            bytes.clone_from(&sample.content);
+            fs::remove_file(path).unwrap();
+            fs::write(path, &bytes).unwrap();
+        }
+    }
+    bytes == sample.content && path.exists()
+}
+
 fn trial() -> impl Strategy<Value = Trial> {
     let blob = 0..6usize;
     prop_oneof![
         8 => (blob.clone(), 0..9u64, 1..9u64).prop_map(|(blob, first, count)| Trial::Write { blob, first, count }),
         1 => blob.clone().prop_map(|blob| Trial::Add { blob }),
+        3 => blob.clone().prop_map(|blob| Trial::AddReference { blob }),
+        4 => (blob.clone(), alteration()).prop_map(|(blob, how)| Trial::Alter { blob, how }),
+        1 => (blob.clone(), any::<bool>()).prop_map(|(blob, pinned)| Trial::Pin { blob, pinned }),
         3 => blob.clone().prop_map(|blob| Trial::Read { blob }),
         1 => blob.clone().prop_map(|blob| Trial::Verify { blob }),
         1 => blob.clone().prop_map(|blob| Trial::Remove { blob }),
@@ -137,7 +197,7 @@ fn trial() -> impl Strategy<Value = Trial> {
         2 => (blob, any::<bool>(), any::<u64>())
             .prop_map(|(blob, outboard, at)| Trial::Corrupt { blob, outboard, at }),
         1 => Just(Trial::Flush),
-        1 => any::<bool>().prop_map(|lose_index| Trial::Restart { lose_index }),
+        2 => any::<bool>().prop_map(|lose_index| Trial::Restart { lose_index }),
     ]
 }
 
@@ -148,6 +208,19 @@ struct Known {
     written: BTreeSet<u64>,
     /// Added, and its files not damaged since: all of it must be held.
     added: bool,
+    /// Added by reference, and neither the file nor ours altered since: all of it must be held.
+    in_place: bool,
+    /// What the user's file holds, if there is one: nobody else may alter it.
+    users: Option<Vec<u8>>,
+    /// Whether what is fetched of it is pinned, if that is known.
+    pinned: Option<bool>,
+}
+
+impl Known {
+    /// Whether all of it must be held.
+    fn is_sound(&self) -> bool {
+        self.added || self.in_place
+    }
 }
 
 /// Reads all that is claimed of `sample`; it is right, or said to be damaged.
@@ -156,7 +229,7 @@ fn read_claims(store: &Store, sample: &Sample, known: &mut Known) {
     for groups in blob.verified().iter() {
         match read_groups(&blob, groups.clone()) {
             Ok(bytes) => assert_eq!(bytes, sample.bytes(groups)),
-            Err(StoreError::Corrupt { .. } | StoreError::Missing { .. }) => assert!(!known.added, "undamaged"),
+            Err(StoreError::Corrupt { .. } | StoreError::Missing { .. }) => assert!(!known.is_sound(), "undamaged"),
             // What one read found damaged may have been all that was held.
             Err(StoreError::NotHeld { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -164,24 +237,42 @@ fn read_claims(store: &Store, sample: &Sample, known: &mut Known) {
     }
 }
 
-fn check_model(dir: &Path, store: &Store, samples: &[Sample], known: &[Known]) {
+/// The file of the user's for a blob.
+fn users_file(users: &Path, blob: usize) -> PathBuf {
+    users.join(blob.to_string())
+}
+
+fn check_model(dir: &Path, users: &Path, store: &Store, samples: &[Sample], known: &mut [Known]) {
     let usage = store.usage();
     assert!(usage.used <= usage.capacity, "{usage:?}");
     // The lock's block is nobody's.
     let found = on_disk(dir);
     assert!(found <= usage.capacity + 4096, "{found} bytes on the disk, {usage:?}");
     let mut charged = 0;
-    for (sample, known) in samples.iter().zip(known) {
+    for (number, (sample, known)) in samples.iter().zip(known).enumerate() {
+        assert_eq!(fs::read(users_file(users, number)).ok(), known.users);
         let info = store.lookup(&sample.hash).unwrap();
+        match info.filter(|info| info.origin == Origin::Fetched && info.held_bytes > 0) {
+            Some(info) => assert!(known.pinned.is_none_or(|pinned| info.pinned == pinned), "{known:?}"),
+            None => {
+                assert!(info.is_some() || known.pinned != Some(true), "pinned, and gone");
+                // What is fetched from now on is not pinned.
+                known.pinned = Some(false);
+            }
+        }
         let blob = store.blob(&sample.hash).unwrap();
         let held: BTreeSet<u64> =
             blob.iter().flat_map(|blob| blob.verified().iter().cloned().flatten().collect::<Vec<_>>()).collect();
         assert!(held.is_subset(&known.written), "{held:?} of {known:?}");
-        if known.added {
+        if known.is_sound() {
             let info = info.expect("it was added");
-            assert_eq!((info.complete, info.origin), (true, Origin::Local));
+            assert!(info.complete && info.pinned);
+            assert!(info.origin == Origin::Local || known.in_place && info.origin == Origin::Reference, "{info:?}");
         }
-        if !held.is_empty() {
+        if info.is_some_and(|info| info.origin == Origin::Reference) {
+            assert!(held.is_empty() || held.len() as u64 == sample.all().end, "served in place as a whole, or not");
+            charged += 4096 + (sample.outboard.len() as u64).next_multiple_of(4096);
+        } else if !held.is_empty() {
             charged +=
                 info.unwrap().held_bytes.next_multiple_of(4096) + (sample.outboard.len() as u64).next_multiple_of(4096);
         }
@@ -190,7 +281,7 @@ fn check_model(dir: &Path, store: &Store, samples: &[Sample], known: &[Known]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn under_a_cap_and_with_damage_all_that_is_claimed_is_right(trials in prop::collection::vec(trial(), 1..40)) {
@@ -199,6 +290,7 @@ proptest! {
         let samples: Vec<_> = lens.iter().zip(0..).map(|(len, seed)| Sample::new(*len, seed)).collect();
         let mut known = vec![Known::default(); samples.len()];
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let users = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut store = open_with(dir.path(), 12 * GROUP_LEN);
         let mut open_blob = None;
         for trial in trials {
@@ -216,10 +308,48 @@ proptest! {
                 Trial::Add { blob } => {
                     let staged = stage(dir.path(), Source::Stream(&mut samples[blob].content.as_slice()), &|_| {}).unwrap();
                     match store.adopt(staged.blob()) {
-                        Ok(()) => known[blob] = Known { written: samples[blob].all().collect(), added: true },
-                        // What was held may have gone to make room.
-                        Err(StoreError::NoRoom { .. }) => {}
+                        Ok(()) => {
+                            known[blob].written = samples[blob].all().collect();
+                            (known[blob].added, known[blob].in_place, known[blob].pinned) = (true, false, None);
+                        }
+                        // What was held of it has gone to make room, if that was not added.
+                        Err(StoreError::NoRoom { .. }) => known[blob].pinned = None,
                         Err(error) => prop_assert!(false, "{}", error),
+                    }
+                }
+                Trial::AddReference { blob } => {
+                    let path = users_file(users.path(), blob);
+                    let content = &samples[blob].content;
+                    if known[blob].users.as_ref() != Some(content) {
+                        fs::write(&path, content).unwrap();
+                        known[blob].users = Some(content.clone());
+                    }
+                    let staged = stage(dir.path(), Source::InPlace(&path), &|_| {}).unwrap();
+                    match store.adopt(staged.blob()) {
+                        Ok(()) => {
+                            known[blob].written = samples[blob].all().collect();
+                            known[blob].in_place = !known[blob].added;
+                            known[blob].pinned = None;
+                        }
+                        Err(StoreError::NoRoom { .. }) => known[blob].pinned = None,
+                        Err(error) => prop_assert!(false, "{}", error),
+                    }
+                }
+                Trial::Alter { blob, how } => {
+                    let path = users_file(users.path(), blob);
+                    let is_right = alter(&path, &samples[blob], how);
+                    known[blob].users = fs::read(&path).ok();
+                    known[blob].in_place &= is_right;
+                }
+                Trial::Pin { blob, pinned } => {
+                    let hash = samples[blob].hash;
+                    let outcome = store.set_pinned(&[hash], pinned).unwrap()[0];
+                    let info = store.lookup(&hash).unwrap();
+                    if info.is_some_and(|info| info.origin == Origin::Fetched && info.held_bytes > 0) {
+                        prop_assert_eq!(outcome, PinOutcome::Done);
+                        known[blob].pinned = Some(pinned);
+                    } else {
+                        prop_assert!(pinned || outcome != PinOutcome::Done);
                     }
                 }
                 Trial::Read { blob } => read_claims(&store, &samples[blob], &mut known[blob]),
@@ -234,20 +364,29 @@ proptest! {
                 }
                 Trial::Remove { blob } => {
                     store.remove(&samples[blob].hash).unwrap();
-                    known[blob] = Known::default();
+                    known[blob] = Known { users: known[blob].users.take(), ..Known::default() };
                 }
                 Trial::Hold { blob } => open_blob = store.blob(&samples[blob].hash).unwrap(),
                 Trial::Corrupt { blob, outboard, at } => {
                     let paths = [content_path(dir.path(), &samples[blob].hash), outboard_path(dir.path(), &samples[blob].hash)];
                     let path = &paths[usize::from(outboard)];
-                    if let Some(len) = fs::metadata(path).ok().map(|file| file.len()).filter(|len| *len > 0) {
-                        flip(path, at % len);
-                        known[blob].added = false;
+                    let file = fs::symlink_metadata(path).ok().filter(|file| file.is_file() && file.len() > 0);
+                    if let Some(file) = file {
+                        flip(path, at % file.len());
+                        (known[blob].added, known[blob].in_place, known[blob].pinned) = (false, false, None);
                     }
                 }
                 Trial::Flush => store.flush().unwrap(),
                 Trial::Restart { lose_index } => {
                     open_blob = None;
+                    if lose_index {
+                        for (sample, known) in samples.iter().zip(&mut known) {
+                            let blob = store.blob(&sample.hash).unwrap();
+                            if !blob.is_some_and(|blob| blob.has(sample.all().end - 1..sample.all().end)) {
+                                known.pinned = None;
+                            }
+                        }
+                    }
                     store.close().unwrap();
                     drop(store);
                     if lose_index {
@@ -256,8 +395,13 @@ proptest! {
                     store = open_with(dir.path(), 12 * GROUP_LEN);
                 }
             }
-            check_model(dir.path(), &store, &samples, &known);
+            check_model(dir.path(), users.path(), &store, &samples, &mut known);
         }
         drop(open_blob);
+        // In the end all that is still claimed is looked at.
+        for (sample, known) in samples.iter().zip(&mut known) {
+            read_claims(&store, sample, known);
+        }
+        check_model(dir.path(), users.path(), &store, &samples, &mut known);
     }
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::store::Origin;
 use crate::store::import::{Source, stage};
 use crate::store::recovery::Work;
+use crate::store::{Origin, PinOutcome};
 
 /// A closed store with a blob of one group, one of several, a partial one, and one added here.
 struct Filled {
@@ -50,6 +50,15 @@ fn samples_in(dir: &Path) -> Filled {
 
 fn index(dir: &Path) -> PathBuf {
     dir.join("index.redb")
+}
+
+/// Has a new index made below the open `store`.
+fn lose_index_of(store: &Store) {
+    // What redb would find in a damaged page.
+    let damaged = store.shared.write_index(|_| -> Result<(), redb::Error> { panic!("a page with no type") });
+    assert!(matches!(damaged, Err(StoreError::IndexDamaged { .. })), "{damaged:?}");
+    let _ = store.lookup(&ContentHash::EMPTY).unwrap();
+    store.shared.recovery.wait_until_done();
 }
 
 impl Filled {
@@ -245,12 +254,8 @@ fn an_index_damaged_while_it_is_open_is_replaced_and_open_blobs_keep_all() {
     let handle = store.blob(&filled.large.hash).unwrap().unwrap();
     let more = Sample::new(2 * GROUP, 8);
     more.write_all(&store);
-    // What redb would find in a damaged page.
-    let damaged = store.shared.write_index(|_| -> Result<(), redb::Error> { panic!("a page with no type") });
-    assert!(matches!(damaged, Err(StoreError::IndexDamaged { .. })), "{damaged:?}");
+    lose_index_of(&store);
     assert!(dir.join("index.redb.damaged").exists());
-    store.lookup(&filled.small.hash).unwrap();
-    store.shared.recovery.wait_until_done();
     store.flush().unwrap();
     assert!(handle.is_complete() && more.read_all(&store).unwrap());
     drop(handle);
@@ -289,6 +294,61 @@ fn blobs_added_here_stay_marked_when_they_are_mended_or_were_fetched_before() {
     for sample in [&fetched, &damaged] {
         let info = store.lookup(&sample.hash).unwrap().unwrap();
         assert_eq!((info.complete, info.origin, info.pinned), (true, Origin::Local, true));
+    }
+}
+
+#[test]
+fn a_new_index_knows_what_was_pinned() {
+    let dir = tempfile::tempdir().unwrap();
+    let samples: Vec<_> = (0..8).map(|seed| Sample::new(3 * GROUP, seed)).collect();
+    let [whole, part, completed, mended, lost, unpinned, never, reopened] = &samples[..] else { unreachable!() };
+    let store = open(dir.path());
+    for sample in [whole, mended, lost, unpinned, never] {
+        drop(sample.write_all(&store));
+    }
+    for sample in [part, completed, reopened] {
+        sample.write(&store, 2..3).unwrap();
+    }
+    let pinned = [whole, part, completed, mended, lost, unpinned, reopened].map(|sample| sample.hash);
+    assert!(store.set_pinned(&pinned, true).unwrap().iter().all(|outcome| *outcome == PinOutcome::Done));
+    // What becomes of the file afterwards leaves it alone.
+    completed.write_all(&store);
+    flip(&content_path(dir.path(), &mended.hash), 0);
+    assert!(mended.read_all(&store).is_err());
+    mended.write(&store, 0..1).unwrap();
+    fs::remove_file(content_path(dir.path(), &lost.hash)).unwrap();
+    assert_eq!(store.set_pinned(&[unpinned.hash], false).unwrap(), [PinOutcome::Done]);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    drop(reopened.write_all(&store));
+    // Pins are as they were, whether the index is the old one or a new one; and another one may be set on it.
+    for lose_index in [false, true, true] {
+        store.flush().unwrap();
+        let known = |sample: &Sample| store.lookup(&sample.hash).unwrap().map(|info| (info.origin, info.pinned));
+        for sample in [whole, part, completed, mended, reopened] {
+            assert_eq!(known(sample), Some((Origin::Fetched, true)), "{lose_index}");
+        }
+        assert!([unpinned, never].iter().all(|sample| known(sample) == Some((Origin::Fetched, false))), "{lose_index}");
+        assert!(store.blob(&completed.hash).unwrap().unwrap().is_complete());
+        if lose_index {
+            lose_index_of(&store);
+        }
+    }
+}
+
+#[test]
+fn many_pins_are_marked_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let samples: Vec<_> = (0..40).map(|seed| Sample::new(100, seed)).collect();
+    samples.iter().for_each(|sample| drop(sample.write_all(&store)));
+    let hashes: Vec<_> = samples.iter().map(|sample| sample.hash).collect();
+    let is_pinned = |hash: &ContentHash| store.lookup(hash).unwrap().unwrap().pinned;
+    for pinned in [true, false] {
+        assert!(store.set_pinned(&hashes, pinned).unwrap().iter().all(|outcome| *outcome == PinOutcome::Done));
+        lose_index_of(&store);
+        assert!(hashes.iter().all(|hash| is_pinned(hash) == pinned), "{pinned}");
     }
 }
 
