@@ -7,7 +7,7 @@
 //! * disk: the same bytes are read from a plain file that is in memory;
 //! * write: the same bytes are written to a plain file, as the store has to.
 //!
-//! Before each part that fills memory, memory is touched (see `support::touch_memory`).
+//! The holder has read the blob before: it is in memory, and known to be right. Before each part that fills memory, memory is touched (see `support::touch_memory`).
 //!
 //! `cargo bench --bench transfer`; BYHASH_BENCH_MIB sets the blob's size in MiB (1024) and
 //! BYHASH_BENCH_ROUNDS the number of rounds (3), BYHASH_BENCH_ONLY the part of a row's name that a
@@ -22,7 +22,7 @@ use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
 use byhash::transfer::BlobSource;
 use support::mounted::{Mounted, read};
-use support::{LANES, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory, write};
+use support::{LANES, Served, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory, write};
 
 fn main() {
     let mib: usize = setting("BYHASH_BENCH_MIB", 1024);
@@ -34,9 +34,10 @@ fn main() {
     let plain = dir.path().join("plain");
     std::fs::write(&plain, pseudo_random(len)).unwrap();
 
-    let holder = runtime.block_on(Node::start(&config(&dir.path().join("holder"), Vec::new()))).unwrap();
-    let hash = add(&holder, &dir.path().join("holder"), &plain);
-    let peer: PeerSpec = format!("{}@{}", holder.id(), holder.listen_addr()).parse().unwrap();
+    let holder = runtime.block_on(Served::start(&dir.path().join("holder"), Vec::new()));
+    let hash = add(&holder.node, &holder.state, &plain);
+    runtime.block_on(holder.read_all(hash));
+    let peer = holder.spec();
     let fuse = Path::new("/dev/fuse").exists();
 
     let names = ["floor, 1 lane", "floor, 4 lanes", "engine", "cold mount", "warm mount", "disk", "write"];
@@ -88,7 +89,7 @@ fn main() {
             median(rates) / floor
         );
     }
-    runtime.block_on(holder.shutdown());
+    runtime.block_on(holder.node.shutdown());
 }
 
 /// A fresh node fetches the blob into its store.
