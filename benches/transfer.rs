@@ -22,7 +22,9 @@ use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
 use byhash::transfer::BlobSource;
 use support::mounted::{Mounted, read};
-use support::{LANES, Served, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory, write};
+use support::{
+    LANES, Served, add, config, cpu_time, floor, median, pseudo_random, report_cpu, setting, touch_memory, write,
+};
 
 fn main() {
     let mib: usize = setting("BYHASH_BENCH_MIB", 1024);
