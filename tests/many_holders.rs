@@ -4,11 +4,14 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use byhash::ids::{BlobRange, ContentHash};
 use byhash::transfer::Priority;
 use byhash::transport::memory::MemoryNetwork;
+use byhash::wire::GROUP_LEN;
+use support::modest::ModestDialer;
 use support::slow::{Link, SlowDialer};
 use support::{TestNode, content, node_id};
 use tokio::time::Instant;
@@ -168,4 +171,20 @@ async fn in_swarm(get: impl AsyncFn(&TestNode, ContentHash)) -> (f64, f64) {
         node.assert_at_rest().await;
     }
     (seed.metrics.served_bytes.get() as f64 / bytes.len() as f64, took)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_for_a_longer_range_than_it_said_it_takes() {
+    for longest in [GROUP_LEN, 3 * GROUP_LEN, 40 * GROUP_LEN] {
+        let network = MemoryNetwork::new();
+        let holders = [TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[])];
+        let bytes = content(7, (9 << 20) + 1);
+        let hash = holders.each_ref().map(|holder| holder.hold(&bytes))[0];
+        let dialer = ModestDialer::new(network.dialer(node_id(9)), longest);
+        let asked = dialer.asked();
+        let node = TestNode::with_dialer(&network, 9, &[1, 2], 1 << 30, Arc::new(dialer));
+        assert!(node.read(hash, 1 << 20).await.unwrap() == bytes);
+        assert_eq!(asked.load(Ordering::Relaxed), longest);
+        node.assert_at_rest().await;
+    }
 }

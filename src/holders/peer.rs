@@ -13,6 +13,7 @@ use super::lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, LanePool, PIECE_LEN, Po
 use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec, Priority};
 use crate::transport::{Dialer, TransportError};
+use crate::wire::MAX_RANGE_LEN;
 
 /// The first pause after a failed dial; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -100,6 +101,8 @@ pub struct Peer {
     standing: Mutex<Standing>,
     /// Content bytes asked of it and still to come.
     outstanding: AtomicU64,
+    /// Bytes of the longest range that it takes, as it said when it was dialled.
+    longest_range: AtomicU64,
     fetched: AtomicU64,
 }
 
@@ -144,6 +147,7 @@ impl Peer {
             questions: Questions::default(),
             standing: Mutex::new(standing),
             outstanding: AtomicU64::new(0),
+            longest_range: AtomicU64::new(MAX_RANGE_LEN),
             fetched: AtomicU64::new(0),
         })
     }
@@ -177,6 +181,11 @@ impl Peer {
     /// Lanes that may carry bulk from it at the same time.
     pub fn bulk_lanes(&self) -> usize {
         if self.is_far() { FAR_BULK_LANES } else { BULK_LANES }
+    }
+
+    /// Bytes of the longest range that may be asked of it: whole groups, at least one.
+    pub fn longest_range(&self) -> u64 {
+        self.longest_range.load(Ordering::Relaxed)
     }
 
     /// Whether round trips are what bounds the bytes that come from it, as far as is known: they are long, and
@@ -218,6 +227,7 @@ impl Peer {
         let mut standing = self.standing.lock();
         match &result {
             Ok(lane) => {
+                self.longest_range.store(lane.hello().max_range_len.min(MAX_RANGE_LEN), Ordering::Relaxed);
                 standing.id = Some(lane.peer());
                 standing.state = PeerState::Connected;
                 standing.backoff = MIN_BACKOFF;

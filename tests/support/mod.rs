@@ -3,6 +3,7 @@
 
 pub mod breaking;
 pub mod hostile;
+pub mod modest;
 pub mod slow;
 
 use std::path::Path;

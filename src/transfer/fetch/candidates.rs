@@ -275,6 +275,7 @@ impl Candidates {
                     None => groups.end,
                     Some(has) => has.get(&groups.start)?.end.min(groups.end),
                 };
+                let end = end.min(groups.start + candidate.peer.longest_range() / GROUP_LEN);
                 let mut expected = candidate.peer.expected_secs((end - groups.start) * GROUP_LEN);
                 if candidate.has.is_some() {
                     expected *= PART_ADVANTAGE;
