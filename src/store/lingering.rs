@@ -4,7 +4,6 @@
 //! all of them go.
 
 use std::mem::MaybeUninit;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -12,59 +11,86 @@ use parking_lot::Mutex;
 
 use super::blob::Blob;
 use crate::ids::ContentHash;
+use crate::verify::group_count;
 
 /// So many at most: more than the files of a toolchain or a large build. At about one kilobyte each they
 /// take 16 MB.
 const MAX_LINGERING: usize = 16 * 1024;
 
-/// Their files, two of a blob, may take half of the descriptors which the process may have.
-const DESCRIPTORS_EACH: u64 = 2 * 2;
+/// Their files may take this part of the descriptors which the process may have.
+const DESCRIPTORS_PART: u64 = 2;
 
-/// The lingering blobs, the ones used last.
+/// The lingering blobs.
 #[derive(Debug)]
 pub(super) struct Lingering {
     /// None once the store is closed: each blob keeps the store.
-    blobs: Mutex<Option<LruCache<ContentHash, Arc<Blob>>>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    blobs: LruCache<ContentHash, Arc<Blob>>,
+    /// Which they have.
+    descriptors: u64,
+    /// Which they may have.
+    most: u64,
+}
+
+impl Kept {
+    fn new(most: u64) -> Self {
+        Self { blobs: LruCache::unbounded(), descriptors: 0, most }
+    }
+
+    /// Keeps `blob` as the one used last; returns those that are kept no more.
+    fn push(&mut self, blob: &Arc<Blob>) -> Vec<Arc<Blob>> {
+        let mut gone = Vec::new();
+        self.descriptors += descriptors(blob);
+        if let Some((_, before)) = self.blobs.push(blob.hash(), blob.clone()) {
+            self.descriptors -= descriptors(&before);
+            gone.push(before);
+        }
+        while self.blobs.len() > MAX_LINGERING || self.descriptors > self.most {
+            let Some((_, oldest)) = self.blobs.pop_lru() else { break };
+            self.descriptors -= descriptors(&oldest);
+            gone.push(oldest);
+        }
+        gone
+    }
 }
 
 impl Lingering {
     pub fn new() -> Self {
-        let blobs = usize::try_from(descriptor_limit() / DESCRIPTORS_EACH).unwrap_or(usize::MAX);
-        let blobs = NonZeroUsize::new(blobs.min(MAX_LINGERING)).unwrap_or(NonZeroUsize::MIN);
-        // It grows with what is put in.
-        let mut cache = LruCache::unbounded();
-        cache.resize(blobs);
-        Self { blobs: Mutex::new(Some(cache)) }
+        Self { kept: Mutex::new(Some(Kept::new(descriptor_limit() / DESCRIPTORS_PART))) }
     }
 
     /// Keeps `blob`, which somebody has just opened, beyond its last handle.
     pub fn keep(&self, blob: &Arc<Blob>) {
-        let before = self.blobs.lock().as_mut().and_then(|blobs| blobs.push(blob.hash(), blob.clone()));
+        let gone = self.kept.lock().as_mut().map(|kept| kept.push(blob));
         // Dropped here, away from the lock.
-        drop(before);
+        drop(gone);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.blobs.lock().as_ref().is_none_or(LruCache::is_empty)
+        self.kept.lock().as_ref().is_none_or(|kept| kept.blobs.is_empty())
     }
 
     /// Lets all go: what nobody has open is not in use afterwards.
     pub fn let_go(&self) {
-        let mut blobs = Vec::new();
-        if let Some(lingering) = self.blobs.lock().as_mut() {
-            while let Some((_, blob)) = lingering.pop_lru() {
-                blobs.push(blob);
-            }
-        }
+        let gone = self.kept.lock().as_mut().map(|kept| std::mem::replace(kept, Kept::new(kept.most)));
         // Dropped here, away from the lock.
-        drop(blobs);
+        drop(gone);
     }
 
     /// Lets all go, and keeps none from now on.
     pub fn close(&self) {
-        let blobs = self.blobs.lock().take();
-        drop(blobs);
+        let gone = self.kept.lock().take();
+        drop(gone);
     }
+}
+
+/// How many descriptors the files of `blob` take: a blob of one group has no outboard.
+fn descriptors(blob: &Blob) -> u64 {
+    1 + u64::from(group_count(blob.size()) > 1)
 }
 
 /// How many descriptors the process may have open.
