@@ -2,11 +2,12 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use byhash::ids::{BlobRange, ContentHash};
-use byhash::transfer::{BlobSource, FetchError, Priority};
+use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
 use byhash::transport::memory::{Fault, MemoryNetwork};
 use support::hostile::{self, Vice};
 use support::slow::{Link, SlowDialer};
@@ -275,4 +276,45 @@ async fn how_fast_a_peer_was_is_known_after_a_restart() {
     let restarted = TestNode::start(&network, 3, &[9, 1]);
     restarted.holders.take_hints(&hints);
     assert_eq!(restarted.holders.hints(), hints);
+}
+
+/// As an open with `--hydrate` does.
+#[tokio::test(start_paused = true)]
+async fn what_a_reader_holds_stays_when_others_need_the_room_and_what_it_does_not_goes() {
+    for holds in [true, false] {
+        let network = MemoryNetwork::new();
+        let holder = TestNode::start(&network, 1, &[]);
+        let node = TestNode::with_capacity(&network, 2, &[1], 12 * MIB as u64);
+        let [bytes, others @ ..] = [1, 2, 3, 4].map(|seed| content(seed, 5 * MIB));
+        let hash = holder.hold(&bytes);
+        assert!(node.engine.make_whole(hash).await.unwrap());
+        let reader = node.open(hash).await.unwrap();
+        if holds {
+            reader.hold();
+        }
+        for other in &others {
+            let other = holder.hold(other);
+            node.engine.fetch(other, |_, _| {}).await.unwrap();
+        }
+        let stays = node.engine.state(&hash) == BlobState::Complete;
+        assert_eq!(stays, holds);
+    }
+}
+
+/// What is in memory was right when it came; whether it is on the disk is what the reader wants to know.
+#[tokio::test(start_paused = true)]
+async fn where_every_read_is_checked_what_the_disk_did_is_found_although_the_bytes_are_in_memory() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    node.store.check_every_read();
+    let bytes = content(1, 100 * KIB);
+    let hash = holder.hold(&bytes);
+    assert!(node.read(hash, 64 << 10).await.unwrap() == bytes);
+    node.assert_at_rest().await;
+    let path = node.dir().join("blobs").join(&hash.to_string()[..2]).join(hash.to_string());
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[bytes[7] ^ 1], 7).unwrap();
+    assert!(node.read(hash, 64 << 10).await.unwrap() == bytes);
+    assert_eq!(node.metrics.store_corrupt_groups.get(), 1);
 }

@@ -43,7 +43,7 @@ pub struct Blob {
 }
 
 /// What changes about a blob.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     /// The verified groups that are on disk.
     pub held: RangeSet<u64>,
@@ -71,22 +71,8 @@ pub(super) struct State {
 impl Blob {
     /// A blob of which nothing is held yet.
     pub(super) fn empty(hash: ContentHash, size: u64, shared: Arc<Shared>) -> Self {
-        let state = State {
-            held: RangeSet::new(),
-            held_groups: 0,
-            complete: false,
-            nodes: RangeSet::new(),
-            checked: None,
-            fresh: RangeSet::new(),
-            torn: RangeSet::new(),
-            origin: Origin::Fetched,
-            pinned: false,
-            charged: None,
-            queued: false,
-            files: None,
-        };
         let last_use = shared.time_of_use().into();
-        Self { hash, size, shared, state: Mutex::new(state), last_use }
+        Self { hash, size, shared, state: Mutex::default(), last_use }
     }
 
     /// A blob that the index knows.
@@ -228,16 +214,8 @@ impl Blob {
     /// Takes note that nothing is held any more, and returns what was charged for.
     pub(super) fn clear(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        state.held.clear();
-        state.held_groups = 0;
-        state.complete = false;
-        state.nodes.clear();
-        state.checked = None;
-        state.fresh.clear();
-        state.torn.clear();
-        (state.origin, state.pinned) = (Origin::Fetched, false);
-        state.files = None;
-        state.charged.take()
+        let empty = State { queued: state.queued, ..State::default() };
+        std::mem::replace(&mut *state, empty).charged
     }
 
     /// Takes note that nothing is held any more of a blob that is served from a file of the user's, and tells

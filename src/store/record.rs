@@ -13,12 +13,13 @@ pub(super) const BLOCK_LEN: u64 = 4096;
 const _: () = assert!(GROUP_LEN.is_multiple_of(BLOCK_LEN));
 
 /// Where a blob came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Added here; never evicted.
     Local,
     /// Fetched from a peer.
+    #[default]
     Fetched,
     /// Added here, and served from a file of the user's; never evicted.
     Reference,

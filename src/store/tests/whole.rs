@@ -70,6 +70,22 @@ fn a_blob_completed_over_what_was_there_before_is_whole_only_once_that_is_checke
     assert!(blob.is_whole());
 }
 
+/// Where one group was found wrong, another one may be.
+#[test]
+fn a_blob_that_was_found_damaged_on_its_way_is_whole_only_once_all_of_it_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(4 * GROUP, 1);
+    let blob = sample.write(&store, 0..3).unwrap();
+    let path = content_path(dir.path(), &sample.hash);
+    [5, GROUP_LEN + 5].iter().for_each(|at| flip(&path, *at));
+    assert!(matches!(read_groups(&blob, 0..1), Err(StoreError::Corrupt { .. })));
+    sample.write(&store, 0..1).unwrap();
+    sample.write(&store, 3..4).unwrap();
+    assert!(blob.is_complete() && !blob.is_whole());
+    assert!(matches!(blob.check(sample.all()), Err(StoreError::Corrupt { .. })));
+}
+
 #[test]
 fn told_to_check_every_read_the_store_does_and_holds_nothing_for_whole() {
     let dir = tempfile::tempdir().unwrap();
