@@ -35,6 +35,9 @@ pub(super) struct Add {
 /// interrupted. A larger file is a batch of its own.
 const BATCH_BYTES: u64 = 64 << 20;
 
+/// Bytes (1 MiB) from which on a file gets a progress bar: with less it is there before it could be seen.
+const MIN_SHOWN: u64 = 1 << 20;
+
 /// A file to be added.
 struct File<'a> {
     path: &'a Path,
@@ -160,9 +163,10 @@ impl Adding {
             path => Source::File(path),
         };
         let name = file.path.file_name().unwrap_or(file.path.as_os_str()).to_string_lossy();
-        let bar = Shown(bytes_bar(file.len, &name));
+        let is_long = file.len.is_none_or(|len| len >= MIN_SHOWN);
+        let bar = is_long.then(|| Shown(bytes_bar(file.len, &name)));
         let room = &mut |batch: &str, bytes| self.make_room(kept, batch, bytes);
-        batch.stage(source, room, &|done| bar.0.set_position(done))?;
+        batch.stage(source, room, &|done| bar.iter().for_each(|bar| bar.0.set_position(done)))?;
         Ok(())
     }
 

@@ -14,8 +14,11 @@ pub const MAX_HASHES: usize = 1024;
 /// are as long as can be.
 pub const PAGE_LEN: usize = 128;
 
-/// The most staged blobs that one order may name: some 40 KiB of JSON.
-pub const MAX_STAGED: usize = 256;
+/// The most staged blobs that one order may name: some 160 KiB of JSON.
+pub const MAX_STAGED: usize = 1024;
+
+/// What is told of why one of them was not added, in bytes at most; a longer sentence is cut.
+const MAX_FAILURE_LEN: usize = 512;
 
 /// Bytes that one [`Order::Verify`] checks (64 MiB): a fraction of a second on most disks.
 const VERIFY_STEP: u64 = 64 << 20;
@@ -127,12 +130,21 @@ impl Order {
                 Report::Room
             }
             Self::Adopt { blobs } => {
-                let failure = |result: Result<(), StoreError>| result.err().map(|error| error.to_string());
+                let failure = |result: Result<(), StoreError>| result.err().map(|error| cut(error.to_string()));
                 Report::Adopted { failures: store.adopt_all(blobs).into_iter().map(failure).collect() }
             }
             Self::Collect { target } => Report::Collect(store.collect(*target)?),
         })
     }
+}
+
+/// The beginning of a sentence that is too long.
+fn cut(mut sentence: String) -> String {
+    if sentence.len() > MAX_FAILURE_LEN {
+        sentence.truncate(sentence.floor_char_boundary(MAX_FAILURE_LEN));
+        sentence.push('…');
+    }
+    sentence
 }
 
 fn verify(store: &Store, hashes: &[ContentHash], mut group: u64) -> Result<Vec<Option<Scrubbed>>, StoreError> {
@@ -190,5 +202,17 @@ mod tests {
         };
         let report = Response::Store(Report::Show { blobs: vec![blob; PAGE_LEN] });
         assert!(serde_json::to_vec(&report).unwrap().len() < MAX_MESSAGE_LEN);
+        let staged = StagedBlob { hash, size: u64::MAX, name: "n".repeat(80), reference: false };
+        let order = Request::Store(Order::Adopt { blobs: vec![staged; MAX_STAGED] });
+        assert!(serde_json::to_vec(&order).unwrap().len() < MAX_MESSAGE_LEN);
+        let report = Response::Store(Report::Adopted { failures: vec![Some(cut("ä".repeat(4096))); MAX_STAGED] });
+        assert!(serde_json::to_vec(&report).unwrap().len() < MAX_MESSAGE_LEN);
+    }
+
+    #[test]
+    fn a_long_sentence_is_cut_between_letters() {
+        assert_eq!(cut("short".to_owned()), "short");
+        assert_eq!(cut("ä".repeat(256)), "ä".repeat(256));
+        assert_eq!(cut(format!("a{}", "ä".repeat(256))), format!("a{}…", "ä".repeat(255)));
     }
 }

@@ -167,6 +167,8 @@ struct StagedFiles<'a> {
     staged: &'a StagedBlob,
     content: PathBuf,
     outboard: PathBuf,
+    /// The bits of the content file's mode, if it is not a link.
+    mode: u32,
 }
 
 impl<'a> StagedFiles<'a> {
@@ -180,38 +182,36 @@ impl<'a> StagedFiles<'a> {
         let content = shared.layout.tmp().join(&staged.name);
         let outboard = shared.layout.tmp().join(format!("{}{OUTBOARD_SUFFIX}", staged.name));
         let nodes = outboard_len(staged.size);
-        if nodes > 0 && !is_file_of(&outboard, nodes, false) {
+        if nodes > 0 && mode_of(&outboard, nodes).is_none() {
             return Err(refused());
         }
+        let mut mode = 0;
         if staged.reference {
             let place = fs::read_link(&content).map_err(|_| refused())?;
             // Whoever keeps the store may see other files than the user does.
-            if !place.is_absolute() || !is_file_of(&content, staged.size, true) {
+            if !place.is_absolute() || !leads_to_file_of(&content, staged.size) {
                 return Err(StoreError::NotInPlace { path: place, why: "the node cannot read it there" });
             }
-        } else if !is_file_of(&content, staged.size, false) {
-            return Err(refused());
+        } else {
+            mode = mode_of(&content, staged.size).ok_or_else(refused)?;
         }
-        Ok(Self { staged, content, outboard })
+        Ok(Self { staged, content, outboard, mode })
     }
 
     fn remove(&self) -> Result<(), StoreError> {
         remove_if_there(&self.content)?;
-        remove_if_there(&self.outboard)
+        if outboard_len(self.staged.size) > 0 { remove_if_there(&self.outboard) } else { Ok(()) }
     }
 
     /// Puts the files in place, the outboard first. The caller holds `structure`.
     fn rename(&self, shared: &Shared) -> Result<(), StoreError> {
         let hash = &self.staged.hash;
-        if !self.staged.reference {
+        // Staging has seen to it, unless another byhash has staged it.
+        if !self.staged.reference && self.mode != complete_mode(true) {
             let content = File::open(&self.content).map_err(io_error("open", &self.content))?;
-            let metadata = content.metadata().map_err(io_error("stat", &self.content))?;
-            // Staging has seen to it, unless another byhash has staged it.
-            if metadata.mode() & 0o7777 != complete_mode(true) {
-                let mode = Permissions::from_mode(complete_mode(true));
-                content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
-                content.sync_all().map_err(io_error("sync", &self.content))?;
-            }
+            let mode = Permissions::from_mode(complete_mode(true));
+            content.set_permissions(mode).map_err(io_error("set the mode of", &self.content))?;
+            content.sync_all().map_err(io_error("sync", &self.content))?;
         }
         if outboard_len(self.staged.size) > 0 {
             let place = shared.layout.outboard(hash);
@@ -221,9 +221,15 @@ impl<'a> StagedFiles<'a> {
     }
 }
 
-/// Whether `path` is a regular file of `len` bytes, or, if `follow`, a link to one.
-fn is_file_of(path: &Path, len: u64, follow: bool) -> bool {
-    let options = libc::O_NONBLOCK | if follow { 0 } else { libc::O_NOFOLLOW };
-    let metadata = OpenOptions::new().read(true).custom_flags(options).open(path).and_then(|file| file.metadata());
+/// The bits of the mode of `path`, if it is a regular file of `len` bytes and no link.
+fn mode_of(path: &Path, len: u64) -> Option<u32> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    (metadata.is_file() && metadata.len() == len).then(|| metadata.mode() & 0o7777)
+}
+
+/// Whether `path` leads to a regular file of `len` bytes that may be read.
+fn leads_to_file_of(path: &Path, len: u64) -> bool {
+    let metadata =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).and_then(|file| file.metadata());
     metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == len)
 }

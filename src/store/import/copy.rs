@@ -21,6 +21,10 @@ const MIN_STEP: u64 = 16 << 20;
 /// ... and the most (1 GiB). In between it is a quarter of what has come so far.
 const MAX_STEP: u64 = 1 << 30;
 
+/// Bytes (1 MiB) of which the kernel is told to begin to write them: of less, many files at a time are written faster
+/// than one by one.
+const MIN_WRITE_BACK: usize = 1 << 20;
+
 /// Asks for room for so many bytes of the file in all.
 type Reserve<'a> = &'a mut dyn FnMut(u64) -> Result<(), StoreError>;
 
@@ -140,9 +144,12 @@ fn write_outboard(
     Ok(hash.expect("all pieces were handed over"))
 }
 
-/// Has the kernel begin to write to the disk what was written just now, so that the sync in the end finds little
-/// to wait for. That it does not is no failure.
+/// Has the kernel begin to write to the disk what was written just now, if it is much, so that the sync in the end
+/// finds little to wait for. That it does not is no failure.
 fn begin_write_back(file: &File, at: u64, len: usize) {
+    if len < MIN_WRITE_BACK {
+        return;
+    }
     let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else { return };
     // SAFETY: no pointers, and the descriptor is open while `file` is borrowed.
     unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };

@@ -22,7 +22,7 @@ use super::files::{Stamp, complete_mode};
 use super::layout::{Layout, OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, batch_of, create_private, sync_file_system};
 use super::record::{BLOCK_LEN, outboard_charge, reference_charge};
 use crate::ids::ContentHash;
-use crate::verify::MAX_BLOB_LEN;
+use crate::verify::{MAX_BLOB_LEN, outboard_len};
 use copy::{Copying, hash_in_place};
 
 /// The attribute that files of a byhash mount have.
@@ -121,7 +121,7 @@ impl Batch {
         self.begun += 1;
         let reserved = self.reserved;
         let staged = self.stage_as(&name, source, room, progress);
-        let (hash, size, reference) = staged.inspect_err(|_| self.remove(&name))?;
+        let (hash, size, reference) = staged.inspect_err(|_| self.remove(&name, true))?;
         self.taken += if reference { reference_charge(size) } else { room_for(size) };
         self.blobs.push(StagedBlob { hash, size, name, reference });
         // What a stream has not used of its room.
@@ -192,9 +192,10 @@ impl Batch {
         self.layout.tmp().join(format!("{name}{OUTBOARD_SUFFIX}"))
     }
 
-    /// Takes the files of `name` away; a failure leaves them to the sweep of `tmp`.
-    fn remove(&self, name: &str) {
-        for path in [self.content(name), self.outboard(name)] {
+    /// Takes the files of `name` away, which may have an outboard; a failure leaves them to the sweep of `tmp`.
+    fn remove(&self, name: &str, with_outboard: bool) {
+        let outboard = with_outboard.then(|| self.outboard(name));
+        for path in std::iter::once(self.content(name)).chain(outboard) {
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -206,8 +207,8 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.blobs.iter().for_each(|blob| self.remove(&blob.name));
-        self.remove(&self.name);
+        self.blobs.iter().for_each(|blob| self.remove(&blob.name, outboard_len(blob.size) > 0));
+        self.remove(&self.name, false);
     }
 }
 
