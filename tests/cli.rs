@@ -1,7 +1,10 @@
 //! The program as its user meets it: help, exit codes, sentences.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use byhash::control::MAX_STAGED;
 
 /// The program with `args`, its state in `state`, cut off from the surroundings.
 fn byhash(state: &Path, args: &[&str]) -> Command {
@@ -330,8 +333,8 @@ fn many_files_are_added_in_the_order_in_which_they_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     // More than two of the batches in which they are handed over; one file is missing in each.
-    let names: Vec<_> = (0..150).map(|i| format!("file {i}")).collect();
-    let missing = |i: usize| i % 60 == 7;
+    let names: Vec<_> = (0..2 * MAX_STAGED + 22).map(|i| format!("file {i}")).collect();
+    let missing = |i: usize| i % MAX_STAGED == 7;
     let mut expected = String::new();
     for (_, name) in names.iter().enumerate().filter(|(i, _)| !missing(*i)) {
         std::fs::write(dir.path().join(name), name).unwrap();
@@ -342,7 +345,7 @@ fn many_files_are_added_in_the_order_in_which_they_are_named() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
     assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 3);
-    for i in [0, 63, 64, 149] {
+    for i in [0, MAX_STAGED - 1, MAX_STAGED, names.len() - 1] {
         assert_eq!(stdout(&run(&state, &["get", &blake3::hash(names[i].as_bytes()).to_string()])), names[i]);
     }
 }
@@ -365,4 +368,26 @@ fn files_added_at_the_same_time_are_all_there() {
     for name in names {
         assert_eq!(stdout(&run(&state, &["get", &blake3::hash(name.as_bytes()).to_string()])), name);
     }
+}
+
+#[test]
+fn who_reads_a_list_slowly_keeps_nobody_from_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    // More than fits into a pipe.
+    let names: Vec<_> = (0..1000).map(|i| format!("file {i}")).collect();
+    names.iter().for_each(|name| std::fs::write(dir.path().join(name), name).unwrap());
+    let args: Vec<_> = std::iter::once("add").chain(names.iter().map(String::as_str)).collect();
+    assert!(byhash(&state, &args).current_dir(dir.path()).output().unwrap().status.success());
+    let mut ls = byhash(&state, &["ls"]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut list, mut first) = (ls.stdout.take().unwrap(), [0]);
+    list.read_exact(&mut first).unwrap();
+    assert!(ls.try_wait().unwrap().is_none(), "it waits for its reader");
+    let hash = blake3::hash(b"file 7").to_string();
+    assert_eq!(stdout(&run(&state, &["rm", &hash])), "");
+    let mut rest = String::new();
+    list.read_to_string(&mut rest).unwrap();
+    assert!(ls.wait().unwrap().success());
+    assert_eq!(rest.lines().count(), 1 + names.len());
+    assert!(rest.contains(&hash), "as it was when it was asked");
 }
