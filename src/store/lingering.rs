@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -17,8 +18,11 @@ use crate::verify::group_count;
 /// take 16 MB.
 const MAX_LINGERING: usize = 16 * 1024;
 
-/// Their files may take this part of the descriptors which the process may have.
+/// The files of all stores' may take this part of the descriptors which the process may have.
 const DESCRIPTORS_PART: u64 = 2;
+
+/// How many they take.
+static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
 
 /// The lingering blobs.
 #[derive(Debug)]
@@ -30,32 +34,39 @@ pub(super) struct Lingering {
 #[derive(Debug)]
 struct Kept {
     blobs: LruCache<ContentHash, Arc<Blob>>,
-    /// Which they have.
-    descriptors: u64,
-    /// Which they may have.
+    /// How many descriptors all may take.
     most: u64,
 }
 
 impl Kept {
     fn new(most: u64) -> Self {
-        Self { blobs: LruCache::unbounded(), descriptors: 0, most }
+        Self { blobs: LruCache::unbounded(), most }
     }
 
     /// Keeps `blob` as the one used last; returns those that are kept no more.
     fn push(&mut self, blob: &Arc<Blob>) -> Vec<Arc<Blob>> {
         let mut gone = Vec::new();
-        self.descriptors += descriptors(blob);
-        if let Some((_, before)) = self.blobs.push(blob.hash(), blob.clone()) {
-            self.descriptors -= descriptors(&before);
-            gone.push(before);
-        }
-        while self.blobs.len() > MAX_LINGERING || self.descriptors > self.most {
+        let mut taken = DESCRIPTORS.fetch_add(descriptors(blob), Ordering::Relaxed) + descriptors(blob);
+        let before = self.blobs.push(blob.hash(), blob.clone()).map(|(_, before)| before);
+        gone.extend(before.inspect(|before| taken = give_back(before)));
+        while self.blobs.len() > MAX_LINGERING || taken > self.most {
             let Some((_, oldest)) = self.blobs.pop_lru() else { break };
-            self.descriptors -= descriptors(&oldest);
+            taken = give_back(&oldest);
             gone.push(oldest);
         }
         gone
     }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.blobs.iter().for_each(|(_, blob)| _ = give_back(blob));
+    }
+}
+
+/// Counts the descriptors of `blob` as given back; tells how many are taken now.
+fn give_back(blob: &Blob) -> u64 {
+    DESCRIPTORS.fetch_sub(descriptors(blob), Ordering::Relaxed) - descriptors(blob)
 }
 
 impl Lingering {
