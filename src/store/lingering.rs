@@ -21,7 +21,7 @@ const MAX_LINGERING: usize = 16 * 1024;
 /// The files of all stores' may take this part of the descriptors which the process may have.
 const DESCRIPTORS_PART: u64 = 2;
 
-/// How many they take.
+/// How many those of all stores of this process take.
 static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
 
 /// The lingering blobs.
@@ -34,44 +34,46 @@ pub(super) struct Lingering {
 #[derive(Debug)]
 struct Kept {
     blobs: LruCache<ContentHash, Arc<Blob>>,
-    /// How many descriptors all may take.
+    /// How many descriptors these and those of others take.
+    taken: &'static AtomicU64,
+    /// How many they may take.
     most: u64,
 }
 
 impl Kept {
-    fn new(most: u64) -> Self {
-        Self { blobs: LruCache::unbounded(), most }
+    fn new(taken: &'static AtomicU64, most: u64) -> Self {
+        Self { blobs: LruCache::unbounded(), taken, most }
     }
 
     /// Keeps `blob` as the one used last; returns those that are kept no more.
     fn push(&mut self, blob: &Arc<Blob>) -> Vec<Arc<Blob>> {
         let mut gone = Vec::new();
-        let mut taken = DESCRIPTORS.fetch_add(descriptors(blob), Ordering::Relaxed) + descriptors(blob);
+        let mut taken = self.taken.fetch_add(descriptors(blob), Ordering::Relaxed) + descriptors(blob);
         let before = self.blobs.push(blob.hash(), blob.clone()).map(|(_, before)| before);
-        gone.extend(before.inspect(|before| taken = give_back(before)));
+        gone.extend(before.inspect(|before| taken = self.give_back(before)));
         while self.blobs.len() > MAX_LINGERING || taken > self.most {
             let Some((_, oldest)) = self.blobs.pop_lru() else { break };
-            taken = give_back(&oldest);
+            taken = self.give_back(&oldest);
             gone.push(oldest);
         }
         gone
+    }
+
+    /// Counts the descriptors of `blob` as given back; tells how many are taken now.
+    fn give_back(&self, blob: &Blob) -> u64 {
+        self.taken.fetch_sub(descriptors(blob), Ordering::Relaxed) - descriptors(blob)
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.blobs.iter().for_each(|(_, blob)| _ = give_back(blob));
+        self.blobs.iter().for_each(|(_, blob)| _ = self.give_back(blob));
     }
-}
-
-/// Counts the descriptors of `blob` as given back; tells how many are taken now.
-fn give_back(blob: &Blob) -> u64 {
-    DESCRIPTORS.fetch_sub(descriptors(blob), Ordering::Relaxed) - descriptors(blob)
 }
 
 impl Lingering {
     pub fn new() -> Self {
-        Self { kept: Mutex::new(Some(Kept::new(descriptor_limit() / DESCRIPTORS_PART))) }
+        Self { kept: Mutex::new(Some(Kept::new(&DESCRIPTORS, descriptor_limit() / DESCRIPTORS_PART))) }
     }
 
     /// Keeps `blob`, which somebody has just opened, beyond its last handle.
@@ -87,7 +89,7 @@ impl Lingering {
 
     /// Lets all go: what nobody has open is not in use afterwards.
     pub fn let_go(&self) {
-        let gone = self.kept.lock().as_mut().map(|kept| std::mem::replace(kept, Kept::new(kept.most)));
+        let gone = self.kept.lock().as_mut().map(|kept| std::mem::replace(kept, Kept::new(kept.taken, kept.most)));
         // Dropped here, away from the lock.
         drop(gone);
     }
@@ -113,5 +115,34 @@ fn descriptor_limit() -> u64 {
             0 => limit.assume_init().rlim_cur,
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Config, Store};
+    use crate::verify::GROUP_LEN;
+
+    #[test]
+    fn those_opened_last_are_kept_as_far_as_descriptors_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { dir: dir.path().to_owned(), capacity: 1 << 20, keep_free: 0 };
+        let store = Store::open(config, Arc::default()).unwrap();
+        let blob =
+            |number: u8, size| Arc::new(Blob::empty(ContentHash::from_bytes([number; 32]), size, store.shared.clone()));
+        let [a, b, c] = [1, 2, 3].map(|number| blob(number, GROUP_LEN));
+        let large = blob(4, GROUP_LEN + 1);
+        let taken: &'static AtomicU64 = Box::leak(Box::default());
+        let mut kept = Kept::new(taken, 3);
+        let mut hashes_gone = |blob: &Arc<Blob>| kept.push(blob).iter().map(|blob| blob.hash()).collect::<Vec<_>>();
+        assert!(hashes_gone(&a).is_empty() && hashes_gone(&b).is_empty() && hashes_gone(&c).is_empty());
+        assert_eq!(hashes_gone(&a), [a.hash()], "kept already, and now the one opened last");
+        assert_eq!(hashes_gone(&large), [b.hash(), c.hash()], "two descriptors");
+        assert_eq!(taken.load(Ordering::Relaxed), 3);
+        let mut others = Kept::new(taken, 3);
+        assert_eq!(others.push(&b).len(), 1, "another store takes from the same");
+        drop((kept, others));
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 }
