@@ -325,7 +325,26 @@ fn what_cannot_be_added_is_said_and_the_rest_is_added() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     let lines: Vec<_> = stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{stderr}");
-    assert!(lines[0].starts_with("byhash: missing: ") && lines[1].starts_with("byhash: .: "), "{stderr}");
+    assert!(lines[0].starts_with("byhash: missing: "), "{stderr}");
+    assert!(lines[1].starts_with("byhash: .: ") && lines[1].ends_with("name the files in it"), "{stderr}");
+}
+
+#[test]
+fn what_the_disk_takes_no_place_for_is_said_and_the_rest_is_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    add(dir.path(), &state, "first", b"first");
+    let shard = state.join("cache/blobs").join(&blake3::hash(b"refused").to_string()[..2]);
+    std::fs::remove_dir(&shard).unwrap();
+    std::fs::write(&shard, "in the way").unwrap();
+    std::fs::write(dir.path().join("refused"), "refused").unwrap();
+    std::fs::write(dir.path().join("good"), "good").unwrap();
+    let output = byhash(&state, &["add", "refused", "good"]).current_dir(dir.path()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}  good\n", blake3::hash(b"good")));
+    assert!(stderr.lines().count() == 1 && stderr.starts_with("byhash: refused: cannot "), "{stderr}");
+    assert_eq!(stdout(&run(&state, &["get", &blake3::hash(b"good").to_string()])), "good");
 }
 
 #[test]
