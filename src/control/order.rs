@@ -124,7 +124,7 @@ impl Order {
             Self::Show { hashes } => Report::Show { blobs: store.show(hashes)? },
             Self::Pin { hashes, pinned } => Report::Pin { outcomes: store.set_pinned(hashes, *pinned)? },
             Self::Remove { hashes } => Report::Remove { freed: store.remove_all(hashes)? },
-            Self::Verify { hashes, group } => Report::Verify { results: verify(store, hashes, *group)? },
+            Self::Verify { hashes, group } => Report::Verify { results: verify(store, hashes, *group, VERIFY_STEP)? },
             Self::MakeRoom { batch, bytes } => {
                 store.make_room(batch, *bytes)?;
                 Report::Room
@@ -147,9 +147,15 @@ fn cut(mut sentence: String) -> String {
     sentence
 }
 
-fn verify(store: &Store, hashes: &[ContentHash], mut group: u64) -> Result<Vec<Option<Scrubbed>>, StoreError> {
+/// Checks about `left` bytes of `hashes`, the first from `group` on.
+fn verify(
+    store: &Store,
+    hashes: &[ContentHash],
+    mut group: u64,
+    mut left: u64,
+) -> Result<Vec<Option<Scrubbed>>, StoreError> {
     let mut results = Vec::new();
-    let (mut left, mut ranges, mut paths) = (VERIFY_STEP, 0, 0);
+    let (mut ranges, mut paths) = (0, 0);
     for hash in hashes {
         let result = store.scrub(hash, std::mem::take(&mut group), left)?;
         if let Some(scrubbed) = &result {
@@ -170,7 +176,10 @@ fn verify(store: &Store, hashes: &[ContentHash], mut group: u64) -> Result<Vec<O
 mod tests {
     use super::super::{MAX_MESSAGE_LEN, Request, Response};
     use super::*;
-    use crate::store::{InPlace, InPlaceState, Origin};
+    use crate::store::import::{Source, stage};
+    use crate::store::{Config, InPlace, InPlaceState, Origin};
+    use crate::verify::GROUP_LEN;
+    use std::sync::Arc;
 
     #[test]
     fn the_json_of_orders_and_reports() {
@@ -214,5 +223,27 @@ mod tests {
         assert_eq!(cut("short".to_owned()), "short");
         assert_eq!(cut("ä".repeat(256)), "ä".repeat(256));
         assert_eq!(cut(format!("a{}", "ä".repeat(256))), format!("a{}…", "ä".repeat(255)));
+    }
+
+    #[test]
+    fn a_step_of_verifying_is_bounded_and_tells_where_to_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { dir: dir.path().to_owned(), capacity: 1 << 24, keep_free: 0 };
+        let store = Store::open(config, Arc::default()).unwrap();
+        let hashes = [1, 2, 3].map(|seed| {
+            let content = [seed; 2 * GROUP_LEN as usize];
+            let staged = stage(dir.path(), Source::Stream(&mut &content[..]), &|_| {}).unwrap();
+            store.adopt(staged.blob()).unwrap();
+            staged.blob().hash
+        });
+        let (mut at, mut group, mut steps, mut checked) = (0, 0, 0, 0);
+        while at < hashes.len() {
+            let results = verify(&store, &hashes[at..], group, 3 * GROUP_LEN).unwrap();
+            let last = results.last().unwrap().as_ref().unwrap().next;
+            checked += results.iter().flatten().map(|scrubbed| scrubbed.checked).sum::<u64>();
+            (at, group) = (at + results.len() - usize::from(last.is_some()), last.unwrap_or(0));
+            steps += 1;
+        }
+        assert_eq!((steps, checked), (2, 6 * GROUP_LEN));
     }
 }
