@@ -67,7 +67,8 @@ impl Actor {
             let Some((groups, priority)) = self.next_piece(&covered, now) else {
                 return self.double_slowest(&transfer, now);
             };
-            if !self.candidates.any_free(priority, now) {
+            let is_bulk = priority > Priority::Foreground;
+            if is_bulk && moving >= self.candidates.bulk_lanes() || !self.candidates.any_free(priority, now) {
                 return;
             }
             let stalled = || self.flights.values().filter(|flight| flight.stalled);
