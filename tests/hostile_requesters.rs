@@ -6,7 +6,7 @@ mod support;
 use byhash::ids::TransferId;
 use byhash::transport::memory::MemoryNetwork;
 use byhash::transport::{BoxLane, Dialer, read_message, write_message};
-use byhash::wire::{Found, Have, HaveAnswer, HaveReply, Hello, MAX_FRAME_LEN, Message, Request, encode};
+use byhash::wire::{Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, MAX_FRAME_LEN, Message, Request, encode};
 use support::{TestNode, content, node_id};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -125,13 +125,14 @@ async fn a_question_says_nothing_about_what_was_not_asked() {
     let (network, node, request) = holder().await;
     let other = node.hold(&content(2, 5));
     let mut lane = lane(&network).await;
-    let keys = vec![request.hash.have_key(), byhash::ids::ContentHash::of(b"absent").have_key(), other.have_key()];
-    write_message(&mut lane, &Message::Have(Have { keys })).await.unwrap();
+    let keys = [request.hash.have_key(), byhash::ids::ContentHash::of(b"absent").have_key(), other.have_key()];
+    let questions = keys.map(HaveQuestion::bare).into();
+    write_message(&mut lane, &Message::Have(Have { questions })).await.unwrap();
     let expected = HaveReply { answers: vec![HaveAnswer::Complete, HaveAnswer::None, HaveAnswer::Complete] };
     assert_eq!(read_message(&mut lane).await.unwrap(), Some(Message::HaveReply(expected)));
     // The hash itself, asked about as if it were its key, is not known.
     let unblinded = byhash::ids::HaveKey(*request.hash.as_bytes());
-    write_message(&mut lane, &Message::Have(Have { keys: vec![unblinded] })).await.unwrap();
+    write_message(&mut lane, &Message::Have(Have { questions: vec![HaveQuestion::bare(unblinded)] })).await.unwrap();
     let nothing = HaveReply { answers: vec![HaveAnswer::None] };
     assert_eq!(read_message(&mut lane).await.unwrap(), Some(Message::HaveReply(nothing)));
 }

@@ -168,7 +168,7 @@ impl Node {
     pub async fn why(&self, hash: ContentHash, ask: bool) -> BlobReport {
         if ask {
             self.holders.forget_all(&hash);
-            let mut findings = self.holders.survey(hash);
+            let mut findings = self.holders.survey(hash, None);
             while findings.recv().await.is_some() {}
         }
         let (state, blob) = (self.engine.state(&hash), self.store.blob(&hash).ok().flatten());

@@ -51,7 +51,7 @@ impl Answers {
         let mut by_blob = self.by_blob.lock();
         let answer = by_blob.get(hash)?.iter().find(|answer| answer.peer == peer)?;
         let ttl = match answer.said {
-            HaveAnswer::Complete => COMPLETE_TTL,
+            HaveAnswer::Complete | HaveAnswer::Content { .. } => COMPLETE_TTL,
             HaveAnswer::Partial { .. } => PARTIAL_TTL,
             HaveAnswer::None => NONE_TTL,
         };

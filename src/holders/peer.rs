@@ -216,6 +216,12 @@ impl Peer {
         Ok(())
     }
 
+    /// Whether a lane to it is open.
+    pub(super) fn is_connected(&self) -> bool {
+        let (idle, in_use) = self.pool.counts();
+        idle + in_use > 0 && self.standing.lock().state == PeerState::Connected
+    }
+
     /// Whether it is reached, if only by lanes that others use.
     pub(super) fn is_reached(&self) -> bool {
         self.pool.any_in_use()

@@ -1,11 +1,12 @@
 //! Questions to one peer, put together: however many blobs are asked for at the same time, the
 //! peer gets few messages, and nobody's question waits for the answers to all others.
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::ids::HaveKey;
-use crate::wire::{HaveAnswer, MAX_BLOB_GROUPS, MAX_HAVE_KEYS, MAX_HAVE_RANGES};
+use crate::ids::{ContentHash, LaneBinding};
+use crate::wire::{HaveAnswer, HaveQuestion, MAX_BLOB_GROUPS, MAX_HAVE_KEYS, MAX_HAVE_RANGES};
 
 /// Why a question that was sent got no answer.
 #[derive(Debug, Clone)]
@@ -16,10 +17,28 @@ pub(super) enum NoAnswer {
     Failed(String),
 }
 
+/// An answer, and what came with it.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub answer: HaveAnswer,
+    /// The whole blob, not verified yet.
+    pub content: Option<Bytes>,
+}
+
 /// A question, and who waits for the answer.
 pub(super) struct Question {
-    pub key: HaveKey,
-    pub reply: oneshot::Sender<Result<HaveAnswer, NoAnswer>>,
+    pub hash: ContentHash,
+    /// The blob is to come with the answer, if it is small.
+    pub wants_content: bool,
+    pub reply: oneshot::Sender<Result<Said, NoAnswer>>,
+}
+
+impl Question {
+    /// As it is put on the lane that `binding` stands for.
+    pub fn on_lane(&self, binding: &LaneBinding) -> HaveQuestion {
+        let proof = self.wants_content.then(|| self.hash.knowledge_proof(binding));
+        HaveQuestion { key: self.hash.have_key(), proof }
+    }
 }
 
 /// The questions to one peer that are not sent yet.
@@ -30,14 +49,14 @@ pub(super) struct Questions {
 
 impl Questions {
     /// Adds one to what is sent next.
-    pub fn add(&self, key: HaveKey) -> oneshot::Receiver<Result<HaveAnswer, NoAnswer>> {
+    pub fn add(&self, hash: ContentHash, wants_content: bool) -> oneshot::Receiver<Result<Said, NoAnswer>> {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         if waiting.len() == waiting.capacity() {
             // Those of a peer that cannot be reached are never sent.
             waiting.retain(|question| !question.reply.is_closed());
         }
-        waiting.push(Question { key, reply });
+        waiting.push(Question { hash, wants_content, reply });
         answer
     }
 
@@ -57,7 +76,7 @@ pub(super) fn open_ended(answers: &mut [HaveAnswer]) {
         .iter_mut()
         .filter_map(|answer| match answer {
             HaveAnswer::Partial { ranges } => Some(ranges),
-            HaveAnswer::None | HaveAnswer::Complete => None,
+            HaveAnswer::None | HaveAnswer::Complete | HaveAnswer::Content { .. } => None,
         })
         .filter(|ranges| !ranges.is_empty())
         .collect();
@@ -73,19 +92,18 @@ pub(super) fn open_ended(answers: &mut [HaveAnswer]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ContentHash;
 
-    fn key(i: usize) -> HaveKey {
-        ContentHash::of(&i.to_le_bytes()).have_key()
+    fn hash(i: usize) -> ContentHash {
+        ContentHash::of(&i.to_le_bytes())
     }
 
     #[test]
     fn questions_go_out_together_the_oldest_first_without_those_nobody_waits_for() {
         let questions = Questions::default();
-        let mut answers: Vec<_> = (0..MAX_HAVE_KEYS + 2).map(|i| questions.add(key(i))).collect();
+        let mut answers: Vec<_> = (0..MAX_HAVE_KEYS + 2).map(|i| questions.add(hash(i), false)).collect();
         answers.remove(0);
         let sent = questions.take();
-        assert_eq!((sent.len(), sent[0].key), (MAX_HAVE_KEYS, key(1)));
+        assert_eq!((sent.len(), sent[0].hash), (MAX_HAVE_KEYS, hash(1)));
         assert_eq!(questions.take().len(), 1);
         assert!(questions.take().is_empty());
     }
@@ -93,7 +111,7 @@ mod tests {
     #[test]
     fn questions_that_are_never_sent_do_not_pile_up() {
         let questions = Questions::default();
-        (0..10_000).for_each(|i| drop(questions.add(key(i))));
+        (0..10_000).for_each(|i| drop(questions.add(hash(i), false)));
         assert!(questions.waiting.lock().len() < 16);
     }
 

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::Answers;
 use super::hints::PeerHint;
 use super::lanes::{LaneKind, PooledLane};
 use super::log::{Statement, StatementLog};
 use super::peer::{MAX_BACKOFF, Peer};
-use super::questions::{NoAnswer, Question, open_ended};
+use super::questions::{NoAnswer, Question, Said, open_ended};
 use super::{PeerError, PeerSnapshot};
-use crate::ids::{ContentHash, HaveKey, PeerId, PeerSpec, Priority};
+use crate::ids::{ContentHash, PeerId, PeerSpec, Priority};
 use crate::metrics::Metrics;
 use crate::transport::{Dialer, read_message, write_message};
-use crate::wire::{Have, HaveAnswer, Message};
+use crate::wire::{GROUP_LEN, Have, HaveAnswer, Message};
 
 /// How long one peer may take to answer a have-query, dialling included. Below the two seconds a
 /// name lookup may take, so that what the others said is still of use.
@@ -25,6 +27,13 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
 /// How often the keeper looks after each peer's lanes.
 const KEEPER_PERIOD: Duration = Duration::from_millis(500);
 
+/// How long what comes with answers is waited for at least; then it can be asked for like any other blob, of
+/// another holder, too.
+const MIN_CONTENT_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The same in round trips.
+const CONTENT_ROUND_TRIPS: u32 = 4;
+
 const _: () = assert!(KEEPER_PERIOD.as_millis() < MAX_BACKOFF.as_millis());
 
 /// What one peer said about one blob.
@@ -32,12 +41,24 @@ const _: () = assert!(KEEPER_PERIOD.as_millis() < MAX_BACKOFF.as_millis());
 pub enum Finding {
     /// It has all of it, or the group ranges named.
     Has(usize, HaveAnswer),
+    /// It has all of it, and this is it, if it tells the truth.
+    Content(usize, Bytes),
     /// It has none of it.
     HasNot(usize),
     /// It took the question and did not answer in time.
     Silent(usize),
     /// It could not be asked.
     Unreachable(usize),
+}
+
+impl Finding {
+    /// The index of the peer that it is about.
+    pub fn index(&self) -> usize {
+        match self {
+            Self::Has(index, _) | Self::Content(index, _) => *index,
+            Self::HasNot(index) | Self::Silent(index) | Self::Unreachable(index) => *index,
+        }
+    }
 }
 
 /// All configured peers and what they said lately.
@@ -101,10 +122,28 @@ impl Holders {
         self.answers.some_part(hash)
     }
 
+    /// The peer that will probably be the first to send a small blob together with its answer: rather one that is
+    /// connected. `None` if one has said already that it has `hash`, and can be sent a request at once.
+    pub fn first_to_send(&self, hash: &ContentHash) -> Option<usize> {
+        let mut first: Option<((bool, f64), usize)> = None;
+        for (index, peer) in self.peers.iter().enumerate() {
+            match self.answers.get(hash, index) {
+                Some(HaveAnswer::None) => continue,
+                Some(_) => return None,
+                None => {}
+            }
+            let place = (!peer.is_connected(), peer.expected_secs(GROUP_LEN));
+            if first.is_none_or(|(least, _)| place < least) {
+                first = Some((place, index));
+            }
+        }
+        first.map(|(_, index)| index)
+    }
+
     /// Asks every peer about `hash`; one finding a peer arrives on the returned channel, in the
-    /// order in which they come, remembered ones at once. The channel then closes. Dropping the
-    /// receiver ends the asking.
-    pub fn survey(self: &Arc<Self>, hash: ContentHash) -> mpsc::Receiver<Finding> {
+    /// order in which they come, remembered ones at once. `sender` is asked to send the blob with its answer,
+    /// if that is small. The channel then closes. Dropping the receiver ends the asking.
+    pub fn survey(self: &Arc<Self>, hash: ContentHash, sender: Option<usize>) -> mpsc::Receiver<Finding> {
         let (findings, receiver) = mpsc::channel(self.peers.len().max(1));
         for index in 0..self.peers.len() {
             if let Some(said) = self.answers.get(&hash, index) {
@@ -114,14 +153,14 @@ impl Holders {
             let (holders, findings) = (self.clone(), findings.clone());
             tokio::spawn(async move {
                 let result = tokio::select! {
-                    result = holders.ask(index, hash) => result,
+                    result = holders.ask(index, hash, sender == Some(index)) => result,
                     () = findings.closed() => return,
                 };
                 holders.log.note(hash, index, statement(&result));
                 let found = match result {
-                    Ok(said) => {
-                        holders.answers.put(hash, index, said.clone());
-                        finding(index, said)
+                    Ok(Said { answer, content }) => {
+                        holders.answers.put(hash, index, answer.clone());
+                        content.map_or_else(|| finding(index, answer), |content| Finding::Content(index, content))
                     }
                     Err(PeerError::Silent(_)) => Finding::Silent(index),
                     Err(error) => {
@@ -161,9 +200,9 @@ impl Holders {
     }
 
     /// Asks one peer, together with whatever else it is to be asked at the moment.
-    async fn ask(&self, index: usize, hash: ContentHash) -> Result<HaveAnswer, PeerError> {
+    async fn ask(&self, index: usize, hash: ContentHash, wants_content: bool) -> Result<Said, PeerError> {
         let peer = &self.peers[index];
-        let mut answer = peer.questions.add(hash.have_key());
+        let mut answer = peer.questions.add(hash, wants_content);
         let asked = async {
             tokio::select! {
                 biased;
@@ -214,18 +253,13 @@ impl Holders {
 
 /// Puts `questions` to `peer` and passes its answers on.
 async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>) {
-    let keys = questions.iter().map(|question| question.key).collect();
-    let answers = match timeout(ANSWER_DEADLINE, put_keys(&peer, lane, keys)).await {
+    let answers = match timeout(ANSWER_DEADLINE, put_in_one(&peer, lane, &questions)).await {
         Ok(Ok(answers)) => Ok(answers),
         Ok(Err(error)) => Err(NoAnswer::Failed(error.to_string())),
         Err(_) => Err(NoAnswer::Silent),
     };
     match answers {
-        Ok(answers) => {
-            for (question, said) in questions.into_iter().zip(answers) {
-                let _ = question.reply.send(Ok(said));
-            }
-        }
+        Ok((answers, lane)) => pass_on(&peer, lane, questions, answers).await,
         Err(why) => {
             peer.note_failure(&match &why {
                 NoAnswer::Silent => PeerError::Silent(ANSWER_DEADLINE.as_millis()).to_string(),
@@ -238,24 +272,62 @@ async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>) {
     }
 }
 
-/// One message and its reply: as many answers as keys. A lane that the peer closed while it lay
-/// idle says nothing about the peer, so the question is put once more.
-async fn put_keys(peer: &Peer, mut lane: PooledLane, keys: Vec<HaveKey>) -> Result<Vec<HaveAnswer>, PeerError> {
-    let count = keys.len();
-    let question = Message::Have(Have { keys });
+/// Passes answers on, and what comes behind them. A blob that does not come in time may still be asked for.
+async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answers: Vec<HaveAnswer>) {
+    let mut sent = Vec::new();
+    for (question, answer) in questions.into_iter().zip(answers) {
+        match answer {
+            HaveAnswer::Content { len } => sent.push((question, len as usize)),
+            answer => drop(question.reply.send(Ok(Said { answer, content: None }))),
+        }
+    }
+    let patience = MIN_CONTENT_PATIENCE.max(peer.round_trip().unwrap_or_default() * CONTENT_ROUND_TRIPS);
+    let deadline = Instant::now() + patience;
+    let mut lane = Some(lane);
+    for (question, len) in sent {
+        let mut content = None;
+        if let Some(open) = &mut lane {
+            let mut bytes = vec![0; len];
+            match timeout_at(deadline, open.io().read_exact(&mut bytes)).await {
+                Ok(Ok(_)) => content = Some(bytes.into()),
+                // What is still to come would be taken for something else.
+                Ok(Err(_)) | Err(_) => lane = None,
+            }
+        }
+        let _ = question.reply.send(Ok(Said { answer: HaveAnswer::Complete, content }));
+    }
+    if let Some(lane) = lane {
+        lane.release();
+    }
+}
+
+/// One message and its reply: as many answers as questions, and the lane, on which content may follow. A lane that
+/// the peer closed while it lay idle says nothing about the peer, so the question is put once more.
+async fn put_in_one(
+    peer: &Peer,
+    mut lane: PooledLane,
+    questions: &[Question],
+) -> Result<(Vec<HaveAnswer>, PooledLane), PeerError> {
+    let is_answer = |(question, answer): (&Question, &HaveAnswer)| {
+        question.wants_content || !matches!(answer, HaveAnswer::Content { .. })
+    };
     let mut again = true;
     loop {
+        let binding = *lane.io().binding();
+        let question =
+            Message::Have(Have { questions: questions.iter().map(|question| question.on_lane(&binding)).collect() });
         let start = Instant::now();
         let reply = match write_message(lane.io(), &question).await {
             Ok(()) => read_message(lane.io()).await,
             Err(error) => Err(error),
         };
         match reply {
-            Ok(Some(Message::HaveReply(mut reply))) if reply.answers.len() == count => {
+            Ok(Some(Message::HaveReply(mut reply)))
+                if reply.answers.len() == questions.len() && questions.iter().zip(&reply.answers).all(is_answer) =>
+            {
                 peer.note_round_trip(start.elapsed());
-                lane.release();
                 open_ended(&mut reply.answers);
-                return Ok(reply.answers);
+                return Ok((reply.answers, lane));
             }
             Ok(Some(_)) => return Err(PeerError::NoAnswer("answered out of turn".to_owned())),
             Ok(None) if !again => {
@@ -269,9 +341,9 @@ async fn put_keys(peer: &Peer, mut lane: PooledLane, keys: Vec<HaveKey>) -> Resu
     }
 }
 
-fn statement(said: &Result<HaveAnswer, PeerError>) -> Statement {
-    match said {
-        Ok(HaveAnswer::Complete) => Statement::All,
+fn statement(said: &Result<Said, PeerError>) -> Statement {
+    match said.as_ref().map(|said| &said.answer) {
+        Ok(HaveAnswer::Complete | HaveAnswer::Content { .. }) => Statement::All,
         Ok(HaveAnswer::Partial { ranges }) => {
             Statement::Part { groups: ranges.iter().map(|(start, end)| end.saturating_sub(*start)).sum() }
         }

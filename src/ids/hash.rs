@@ -42,6 +42,13 @@ impl ContentHash {
     pub fn have_key(&self) -> HaveKey {
         HaveKey(blake3::derive_key("byhash have v1", &self.0))
     }
+
+    /// Proves, on the lane that `binding` stands for and on no other, that one knows the hash.
+    pub fn knowledge_proof(&self, binding: &LaneBinding) -> KnowledgeProof {
+        let mac = blake3::keyed_hash(&self.0, &binding.0);
+        let (proof, _) = mac.as_bytes().split_at(KnowledgeProof::LEN);
+        KnowledgeProof(proof.try_into().expect("it is cut to that length"))
+    }
 }
 
 impl From<blake3::Hash> for ContentHash {
@@ -82,6 +89,44 @@ impl fmt::Debug for HaveKey {
     }
 }
 
+/// What only the two ends of one lane know, and no lane before or after it has: a value exported from its
+/// TLS session.
+#[derive(Clone, Copy)]
+pub struct LaneBinding(pub [u8; 32]);
+
+impl fmt::Debug for LaneBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneBinding(..)")
+    }
+}
+
+/// A proof of knowing a [`ContentHash`], good on one lane: the first bytes of BLAKE3 keyed with the hash, over
+/// the lane's [`LaneBinding`]. Whoever does not know the hash learns nothing from it, and cannot use it elsewhere, as
+/// one could a [`HaveKey`] that was heard. 128 bits, as much as TLS's tags.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub struct KnowledgeProof(pub [u8; Self::LEN]);
+
+impl KnowledgeProof {
+    /// Its length in bytes.
+    pub const LEN: usize = 16;
+}
+
+impl PartialEq for KnowledgeProof {
+    /// Takes the same time wherever they differ.
+    fn eq(&self, other: &Self) -> bool {
+        let differences = self.0.iter().zip(&other.0).fold(0, |all, (a, b)| all | (a ^ b));
+        std::hint::black_box(differences) == 0
+    }
+}
+
+impl Eq for KnowledgeProof {}
+
+impl fmt::Debug for KnowledgeProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KnowledgeProof(..)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +158,17 @@ mod tests {
         let plain = postcard::to_allocvec(&hash).unwrap();
         assert_eq!(plain, hash.as_bytes());
         assert_eq!(postcard::from_bytes::<ContentHash>(&plain).unwrap(), hash);
+    }
+
+    #[test]
+    fn a_proof_of_knowledge_is_good_for_one_hash_and_one_lane() {
+        let (hash, lane) = (ContentHash::of(b"x"), LaneBinding([3; 32]));
+        let proof = hash.knowledge_proof(&lane);
+        assert_eq!(proof, hash.knowledge_proof(&lane));
+        assert_ne!(proof, ContentHash::of(b"y").knowledge_proof(&lane));
+        assert_ne!(proof, hash.knowledge_proof(&LaneBinding([4; 32])));
+        // From the key that is sent with it, it cannot be made.
+        assert_ne!(proof, ContentHash::from_bytes(hash.have_key().0).knowledge_proof(&lane));
     }
 
     #[test]

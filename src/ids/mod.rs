@@ -6,7 +6,7 @@ mod priority;
 mod range;
 mod transfer;
 
-pub use hash::{ContentHash, HaveKey};
+pub use hash::{ContentHash, HaveKey, KnowledgeProof, LaneBinding};
 pub use peer::{PeerId, PeerSpec};
 pub use priority::Priority;
 pub use range::BlobRange;

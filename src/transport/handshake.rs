@@ -8,7 +8,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::secret::{EXPORTER_LEN, NetworkSecret, Role};
 use super::{Admission, Identity, TransportError, read_message, tls, write_message};
-use crate::ids::PeerId;
+use crate::ids::{LaneBinding, PeerId};
 use crate::wire::{Hello, Message, Refused, RefusedReason, VERSION};
 
 /// How long TLS and the hellos may take, from the connection on. Two round trips and two
@@ -23,6 +23,7 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-byhash-v1";
 pub(super) struct Established<S> {
     pub(super) stream: TlsStream<S>,
     pub(super) peer: PeerId,
+    pub(super) binding: LaneBinding,
     pub(super) hello: Hello,
 }
 
@@ -61,7 +62,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             let reason = RefusedReason::UnsupportedVersion;
             return Err(TransportError::Refused { reason, this_node: identity.peer_id() });
         }
-        Ok(Established { stream, peer, hello })
+        Ok(Established { stream, peer, binding: LaneBinding(exporter), hello })
     };
     timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or(Err(TransportError::TimedOut("greeting the peer")))
 }
@@ -93,7 +94,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         let secret = admission.secret.as_ref().filter(|_| proven);
         let proof = secret.map(|secret| secret.proof(&exporter, Role::Listener));
         write_message(&mut stream, &Message::Hello(Hello::new(proof))).await?;
-        Ok(Established { stream, peer, hello })
+        Ok(Established { stream, peer, binding: LaneBinding(exporter), hello })
     };
     timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or(Err(TransportError::TimedOut("greeting the dialler")))
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::ids::PeerId;
+use crate::ids::{LaneBinding, PeerId};
 use crate::wire::Hello;
 
 /// A boxed future that may move between threads.
@@ -20,6 +20,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Lane: AsyncRead + AsyncWrite + Send + Unpin {
     /// The key that the other side proved to hold.
     fn peer(&self) -> PeerId;
+
+    /// What stands for this lane and for no other.
+    fn binding(&self) -> &LaneBinding;
 
     /// What the other side said of itself: version, features, limits.
     fn hello(&self) -> &Hello;

@@ -13,7 +13,7 @@ use tokio_rustls::TlsStream;
 
 use super::handshake::Established;
 use super::{BoxLane, Lane};
-use crate::ids::PeerId;
+use crate::ids::{LaneBinding, PeerId};
 use crate::metrics::Metrics;
 use crate::wire::{Hello, MAX_FRAME_LEN};
 
@@ -45,19 +45,20 @@ pub(super) fn prepare(stream: TcpStream) -> io::Result<Socket> {
 struct TcpLane {
     stream: TlsStream<Socket>,
     peer: PeerId,
+    binding: LaneBinding,
     hello: Hello,
     metrics: Arc<Metrics>,
 }
 
 /// Makes the lane of an established connection.
 pub(super) fn lane(established: Established<Socket>, metrics: Arc<Metrics>) -> BoxLane {
-    let Established { mut stream, peer, hello } = established;
+    let Established { mut stream, peer, binding, hello } = established;
     match &mut stream {
         TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER_LEN)),
         TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER_LEN)),
     }
     metrics.lanes_open.inc();
-    Box::new(TcpLane { stream, peer, hello, metrics })
+    Box::new(TcpLane { stream, peer, binding, hello, metrics })
 }
 
 impl Drop for TcpLane {
@@ -69,6 +70,10 @@ impl Drop for TcpLane {
 impl Lane for TcpLane {
     fn peer(&self) -> PeerId {
         self.peer
+    }
+
+    fn binding(&self) -> &LaneBinding {
+        &self.binding
     }
 
     fn hello(&self) -> &Hello {

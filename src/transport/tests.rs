@@ -270,7 +270,9 @@ async fn another_version_is_refused_with_that_reason() {
 #[tokio::test]
 async fn nothing_is_answered_before_hello() {
     for first in [
-        wire_frame(&Message::Have(Have { keys: vec![crate::ids::HaveKey([0; 32])] })),
+        wire_frame(&Message::Have(Have {
+            questions: vec![crate::wire::HaveQuestion::bare(crate::ids::HaveKey([0; 32]))],
+        })),
         vec![0xff; 64],
         vec![0, 0, 0, 0],
         vec![1, 0, 0, 0, 99],

@@ -7,11 +7,12 @@ pub const VERSION: u16 = 1;
 pub const FRAME_PREFIX_LEN: usize = 4;
 
 /// The longest frame, in bytes, without its length. The longest message is a full [`Have`] at a
-/// little over 8 KiB; the rest is room for later fields.
+/// little over 12 KiB; the rest is room for later fields.
 ///
 /// [`Have`]: super::Have
 pub const MAX_FRAME_LEN: usize = 16 << 10;
 
+use crate::ids::KnowledgeProof;
 pub use crate::verify::{GROUP_LEN, MAX_BLOB_LEN};
 
 /// The longest range of one request, in bytes. The seed's limit for a blob.
@@ -26,17 +27,25 @@ pub const MAX_HAVE_KEYS: usize = 256;
 /// The most ranges in one reply to a have-query, over all its answers.
 pub const MAX_HAVE_RANGES: usize = 256;
 
+/// The most content that may come with one reply to a have-query, in bytes: what a lane kept free of bulk carries
+/// in one go.
+pub const MAX_HAVE_CONTENT: usize = 4 * GROUP_LEN as usize;
+
 /// The length of a [`HaveKey`](crate::ids::HaveKey), in bytes.
 const HAVE_KEY_LEN: usize = 32;
+/// The length of a question with its [`KnowledgeProof`](crate::ids::KnowledgeProof), in bytes.
+const MAX_QUESTION_LEN: usize = HAVE_KEY_LEN + 1 + KnowledgeProof::LEN;
 /// The longest postcard form of a `u64`, in bytes.
 const MAX_U64_LEN: usize = 10;
 /// The longest postcard form of a count or a variant's number within these limits, in bytes.
 const MAX_COUNT_LEN: usize = 2;
 
 const _: () = assert!(MAX_HAVE_KEYS < 1 << (7 * MAX_COUNT_LEN) && MAX_HAVE_RANGES < 1 << (7 * MAX_COUNT_LEN));
-const _: () = assert!(1 + MAX_COUNT_LEN + MAX_HAVE_KEYS * HAVE_KEY_LEN <= MAX_FRAME_LEN);
+const _: () = assert!(1 + MAX_COUNT_LEN + MAX_HAVE_KEYS * MAX_QUESTION_LEN <= MAX_FRAME_LEN);
 const _: () =
     assert!(1 + MAX_COUNT_LEN + MAX_HAVE_KEYS * 2 * MAX_COUNT_LEN + MAX_HAVE_RANGES * 2 * MAX_U64_LEN <= MAX_FRAME_LEN);
+// An answer takes no more than two counts: its variant and the length of a group, of three bytes.
+const _: () = assert!(GROUP_LEN < 1 << 21);
 const _: () = assert!(MAX_FRAME_LEN <= u32::MAX as usize);
 const _: () = assert!(MAX_RANGE_LEN.is_multiple_of(GROUP_LEN) && MAX_RANGE_LEN >= GROUP_LEN);
 const _: () = assert!(MAX_BLOB_LEN.is_multiple_of(GROUP_LEN) && MAX_BLOB_LEN >= MAX_RANGE_LEN);

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::RefusedReason;
 use super::bounded::{bounded_vec, optional_transfer_id, transfer_id};
-use super::limits::{GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_HAVE_KEYS, MAX_HAVE_RANGES, MAX_RANGE_LEN, VERSION};
-use crate::ids::{BlobRange, ContentHash, HaveKey, TransferId};
+use super::limits::{
+    GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_HAVE_CONTENT, MAX_HAVE_KEYS, MAX_HAVE_RANGES, MAX_RANGE_LEN, VERSION,
+};
+use crate::ids::{BlobRange, ContentHash, HaveKey, KnowledgeProof, TransferId};
 
 /// Message 1, the first in each direction. Its layout is the same in every version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,15 +32,32 @@ impl Hello {
 /// Message 2: which of these blobs do you have?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Have {
-    /// 1 to [`MAX_HAVE_KEYS`] blinded hashes.
+    /// 1 to [`MAX_HAVE_KEYS`] questions.
     #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_KEYS>")]
-    pub keys: Vec<HaveKey>,
+    pub questions: Vec<HaveQuestion>,
+}
+
+/// Do you have this blob?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaveQuestion {
+    /// Its blinded hash.
+    pub key: HaveKey,
+    /// The asker knows the hash, and would have the blob with the answer, if it is that small.
+    pub proof: Option<KnowledgeProof>,
+}
+
+impl HaveQuestion {
+    /// A question that is to be answered, and no more.
+    pub fn bare(key: HaveKey) -> Self {
+        Self { key, proof: None }
+    }
 }
 
 /// Message 3: the answers to a [`Have`], in the order of its keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HaveReply {
-    /// 1 to [`MAX_HAVE_KEYS`] answers. Whether there is one for each key is for the asker to check.
+    /// 1 to [`MAX_HAVE_KEYS`] answers. Whether there is one for each question, and content only where it was
+    /// asked for, is for the asker to check.
     #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_KEYS>")]
     pub answers: Vec<HaveAnswer>,
 }
@@ -57,6 +76,12 @@ pub enum HaveAnswer {
         /// may be more than is said, and an empty list says "some".
         #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_RANGES>")]
         ranges: Vec<(u64, u64)>,
+    },
+    /// All of it, and so many bytes, which are that, come behind this frame: 1 to [`GROUP_LEN`] of one blob, and
+    /// [`MAX_HAVE_CONTENT`] at most over all answers of a reply.
+    Content {
+        /// The size of the blob in bytes: a claim until its bytes match the hash.
+        len: u32,
     },
 }
 
@@ -148,8 +173,8 @@ impl Message {
                 rule(hello.max_range_len.is_multiple_of(GROUP_LEN), "a longest range is whole groups")
             }
             Self::Have(have) => {
-                rule(!have.keys.is_empty(), "a have-query has a key")?;
-                rule(have.keys.len() <= MAX_HAVE_KEYS, "a have-query has few keys")
+                rule(!have.questions.is_empty(), "a have-query has a question")?;
+                rule(have.questions.len() <= MAX_HAVE_KEYS, "a have-query has few questions")
             }
             Self::HaveReply(reply) => check_answers(&reply.answers),
             Self::Request(request) => {
@@ -170,9 +195,19 @@ fn check_answers(answers: &[HaveAnswer]) -> Result<(), &'static str> {
     if answers.is_empty() || answers.len() > MAX_HAVE_KEYS {
         return Err("a have-reply has an answer for each key");
     }
-    let mut ranges_seen = 0;
+    let (mut ranges_seen, mut content) = (0, 0);
     for answer in answers {
-        let HaveAnswer::Partial { ranges } = answer else { continue };
+        let ranges = match answer {
+            HaveAnswer::None | HaveAnswer::Complete => continue,
+            HaveAnswer::Partial { ranges } => ranges,
+            HaveAnswer::Content { len } => {
+                content += *len as usize;
+                if *len == 0 || u64::from(*len) > GROUP_LEN || content > MAX_HAVE_CONTENT {
+                    return Err("content that comes with an answer is one group, and not much in all");
+                }
+                continue;
+            }
+        };
         ranges_seen += ranges.len();
         if ranges_seen > MAX_HAVE_RANGES {
             return Err("a have-reply has few ranges");

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{ContentHash, HaveKey, TransferId};
+use crate::ids::{ContentHash, HaveKey, KnowledgeProof, TransferId};
 
 /// Bytes written as hexadecimal digits; blanks and `# comments` are skipped.
 fn hex(dump: &str) -> Vec<u8> {
@@ -57,28 +57,40 @@ fn the_bytes_of_every_message_are_these() {
          00           # no proof",
     );
     pin(
-        Message::Have(Have { keys: vec![HaveKey([1; 32]), HaveKey([2; 32])] }),
+        Message::Have(Have {
+            questions: vec![
+                HaveQuestion::bare(HaveKey([1; 32])),
+                HaveQuestion { key: HaveKey([2; 32]), proof: Some(KnowledgeProof([3; KnowledgeProof::LEN])) },
+            ],
+        }),
         &format!(
-            "42 00 00 00  # 66 bytes follow
+            "54 00 00 00  # 84 bytes follow
              02           # Have
-             02           # two keys
-             {} {}",
+             02           # two questions
+             {} 00        # without a proof
+             {} 01        # with one
+             {}",
             "01".repeat(32),
-            "02".repeat(32)
+            "02".repeat(32),
+            "03".repeat(16)
         ),
     );
     let partial = HaveAnswer::Partial { ranges: vec![(0, 1), (3, 300)] };
     pin(
-        Message::HaveReply(HaveReply { answers: vec![HaveAnswer::None, HaveAnswer::Complete, partial] }),
-        "0b 00 00 00  # 11 bytes follow
+        Message::HaveReply(HaveReply {
+            answers: vec![HaveAnswer::None, HaveAnswer::Complete, partial, HaveAnswer::Content { len: 16384 }],
+        }),
+        "0f 00 00 00  # 15 bytes follow
          03           # HaveReply
-         03           # three answers
+         04           # four answers
          00           # none
          01           # complete
          02           # partial
          02           # two ranges
          00 01        # group 0
-         03 ac 02     # groups 3 to 299",
+         03 ac 02     # groups 3 to 299
+         03           # content
+         80 80 01     # 16 KiB of it",
     );
     let hash = ContentHash::from_bytes([0xcc; 32]);
     let request =
@@ -189,7 +201,7 @@ fn fields_out_of_bounds_are_refused() {
     breaks_a_rule(1, &Hello { max_range_len: 0, ..hello.clone() });
     breaks_a_rule(1, &Hello { max_range_len: GROUP_LEN + 1, ..hello });
 
-    breaks_a_rule(2, &Have { keys: vec![] });
+    breaks_a_rule(2, &Have { questions: vec![] });
 
     let partial = |ranges: &[(u64, u64)]| HaveAnswer::Partial { ranges: ranges.to_vec() };
     breaks_a_rule(3, &HaveReply { answers: vec![] });
@@ -199,6 +211,13 @@ fn fields_out_of_bounds_are_refused() {
     // Each answer is within the limit, the two together are not.
     let many: Vec<_> = (0..200).map(|i| (2 * i, 2 * i + 1)).collect();
     breaks_a_rule(3, &HaveReply { answers: vec![partial(&many), partial(&many)] });
+    for len in [0, GROUP_LEN as u32 + 1, u32::MAX] {
+        breaks_a_rule(3, &HaveReply { answers: vec![HaveAnswer::Content { len }] });
+    }
+    let full = HaveAnswer::Content { len: GROUP_LEN as u32 };
+    let mut answers = vec![full; MAX_HAVE_CONTENT / GROUP_LEN as usize];
+    answers.push(HaveAnswer::Content { len: 1 });
+    breaks_a_rule(3, &HaveReply { answers });
 
     let good = Request {
         transfer_id: id_7(),
@@ -240,7 +259,14 @@ fn answer() -> impl Strategy<Value = HaveAnswer> {
         Just(HaveAnswer::None),
         Just(HaveAnswer::Complete),
         ranges(16).prop_map(|ranges| HaveAnswer::Partial { ranges }),
+        // As many as there may be in one reply of 16.
+        (1..=MAX_HAVE_CONTENT as u32 / 16).prop_map(|len| HaveAnswer::Content { len }),
     ]
+}
+
+fn question() -> impl Strategy<Value = HaveQuestion> {
+    (any::<[u8; 32]>(), any::<Option<[u8; KnowledgeProof::LEN]>>())
+        .prop_map(|(key, proof)| HaveQuestion { key: HaveKey(key), proof: proof.map(KnowledgeProof) })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -252,8 +278,8 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::Hello(Hello { version, features, max_range_len: groups * GROUP_LEN, secret_proof })
             }
         ),
-        proptest::collection::vec(any::<[u8; 32]>().prop_map(HaveKey), 1..=MAX_HAVE_KEYS)
-            .prop_map(|keys| Message::Have(Have { keys })),
+        proptest::collection::vec(question(), 1..=MAX_HAVE_KEYS)
+            .prop_map(|questions| Message::Have(Have { questions })),
         proptest::collection::vec(answer(), 1..=16).prop_map(|answers| Message::HaveReply(HaveReply { answers })),
         (id(), any::<[u8; 32]>(), 0..MAX_BLOB_GROUPS, 1..=MAX_RANGE_LEN / GROUP_LEN, 1..=u8::MAX, any::<bool>())
             .prop_map(|(transfer_id, hash, start, len, weight, prove_size)| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use byhash::ids::{PeerId, PeerSpec};
+use byhash::ids::{LaneBinding, PeerId, PeerSpec};
 use byhash::transport::memory::MemoryDialer;
 use byhash::transport::{BoxFuture, BoxLane, Dialer, Lane, TransportError};
 use byhash::wire::Hello;
@@ -75,6 +75,10 @@ struct BreakingLane {
 impl Lane for BreakingLane {
     fn peer(&self) -> PeerId {
         self.inner.peer()
+    }
+
+    fn binding(&self) -> &LaneBinding {
+        self.inner.binding()
     }
 
     fn hello(&self) -> &Hello {

@@ -3,8 +3,10 @@
 use byhash::ids::ContentHash;
 use byhash::transport::memory::MemoryNetwork;
 use byhash::transport::{Acceptor, BoxLane, read_message, write_message};
-use byhash::verify::{build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
-use byhash::wire::{Busy, Found, HaveAnswer, HaveReply, Message, NotFound, Refused, RefusedReason, Request, encode};
+use byhash::verify::{GROUP_LEN, build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
+use byhash::wire::{
+    Busy, Found, HaveAnswer, HaveQuestion, HaveReply, Message, NotFound, Refused, RefusedReason, Request, encode,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -110,10 +112,21 @@ impl Holder {
                     if self.vice == Vice::SilentToQuestions {
                         std::future::pending::<()>().await;
                     }
-                    let answer =
-                        |key: &_| if *key == self.hash.have_key() { HaveAnswer::Complete } else { HaveAnswer::None };
-                    let answers = have.keys.iter().map(answer).collect();
+                    let mut content = None;
+                    let answer = |asked: &HaveQuestion| {
+                        if asked.key != self.hash.have_key() {
+                            return HaveAnswer::None;
+                        }
+                        content = content.take().or_else(|| asked.proof.and_then(|_| self.content_with_answer()));
+                        content.map_or(HaveAnswer::Complete, |len| HaveAnswer::Content { len })
+                    };
+                    let answers = have.questions.iter().map(answer).collect();
                     write_message(&mut lane, &Message::HaveReply(HaveReply { answers })).await.ok()?;
+                    if let Some(len) = content {
+                        let mut body = self.content.clone();
+                        body.resize(len as usize, 0);
+                        self.send_body(&mut lane, body).await?;
+                    }
                 }
                 Message::Request(request) => self.answer(&mut lane, request).await?,
                 _ => return None,
@@ -166,6 +179,23 @@ impl Holder {
             let bytes = bytes_of(size, groups);
             body.extend_from_slice(&self.content[bytes.start as usize..bytes.end as usize]);
         }
+        self.send_body(lane, body).await
+    }
+
+    /// The length that it says its content has, if it is small enough to go with an answer and the vice lies in what is sent.
+    fn content_with_answer(&self) -> Option<u32> {
+        let size = self.content.len() as u64;
+        let len = match self.vice {
+            Vice::ClaimsMore(more) => size + more,
+            Vice::ClaimsLess(less) => size.saturating_sub(less),
+            Vice::SilentAfter(_) | Vice::Trickles | Vice::CutsAfter(_) | Vice::FlipsByte(_) | Vice::Surplus(_) => size,
+            _ => return None,
+        };
+        (1..=GROUP_LEN).contains(&len).then_some(len as u32)
+    }
+
+    /// Sends what follows a frame.
+    async fn send_body(&self, lane: &mut BoxLane, mut body: Vec<u8>) -> Option<()> {
         let (sent, then) = match self.vice {
             Vice::SilentAfter(bytes) => (bytes.min(body.len()), Then::Silence),
             Vice::CutsAfter(bytes) => (bytes.min(body.len()), Then::Cut),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use byhash::ids::{PeerId, PeerSpec};
+use byhash::ids::{LaneBinding, PeerId, PeerSpec};
 use byhash::transport::memory::MemoryDialer;
 use byhash::transport::{BoxFuture, BoxLane, Dialer, Lane, TransportError};
 use byhash::wire::{FRAME_PREFIX_LEN, Hello, Message, decode};
@@ -54,6 +54,10 @@ struct ModestLane {
 impl Lane for ModestLane {
     fn peer(&self) -> PeerId {
         self.inner.peer()
+    }
+
+    fn binding(&self) -> &LaneBinding {
+        self.inner.binding()
     }
 
     fn hello(&self) -> &Hello {

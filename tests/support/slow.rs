@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use byhash::ids::{PeerId, PeerSpec};
+use byhash::ids::{LaneBinding, PeerId, PeerSpec};
 use byhash::transport::memory::MemoryDialer;
 use byhash::transport::{BoxFuture, BoxLane, Dialer, Lane, TransportError};
 use byhash::wire::Hello;
@@ -90,6 +90,10 @@ struct SlowLane {
 impl Lane for SlowLane {
     fn peer(&self) -> PeerId {
         self.inner.peer()
+    }
+
+    fn binding(&self) -> &LaneBinding {
+        self.inner.binding()
     }
 
     fn hello(&self) -> &Hello {

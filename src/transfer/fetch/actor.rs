@@ -10,11 +10,12 @@ use rangemap::RangeSet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::answered::Awaited;
 use super::candidates::Candidates;
 use super::flight::{Event, Flight, Outlet};
 use super::patience::Patience;
 use super::waiters::{Destination, Filled, Waiter, Waiters};
-use crate::holders::Finding;
+use crate::holders::{Finding, Peer};
 use crate::ids::{ContentHash, TransferId};
 use crate::permits::Permit;
 use crate::store::Blob;
@@ -273,7 +274,7 @@ impl Actor {
         }
     }
 
-    fn note_size(&mut self, size: u64) {
+    pub(super) fn note_size(&mut self, size: u64) {
         self.size = Some(size);
         if let Some(transfer) = &self.transfer {
             transfer.note_size(size);
@@ -386,12 +387,7 @@ impl Actor {
         tracing::debug!(%peer, hash = %self.hash, "exchange failed: {error}");
         self.shared.holders.note_failed(self.hash, flight.peer_index, error.to_string());
         match error {
-            ExchangeError::WrongBytes(_) => {
-                self.shared.metrics.wrong_bytes.inc();
-                tracing::warn!(%peer, "the peer sent bytes that do not match the hash asked for");
-                flight.peer.note_wrong_bytes();
-                self.shared.holders.forget(&self.hash, flight.peer_index);
-            }
+            ExchangeError::WrongBytes(_) => self.note_wrong_bytes(&flight.peer, flight.peer_index),
             ExchangeError::Busy(_) => {}
             _ => {
                 self.shared.holders.forget(&self.hash, flight.peer_index);
@@ -402,9 +398,22 @@ impl Actor {
         }
     }
 
+    /// A peer sent something that is not of the blob.
+    pub(super) fn note_wrong_bytes(&self, peer: &Peer, index: usize) {
+        self.shared.metrics.wrong_bytes.inc();
+        tracing::warn!(peer = %peer.spec(), "the peer sent bytes that do not match the hash asked for");
+        peer.note_wrong_bytes();
+        self.shared.holders.forget(&self.hash, index);
+    }
+
     fn finding(&mut self, finding: Option<Finding>) {
+        let is_of = |awaited: &mut Awaited| finding.as_ref().is_none_or(|finding| finding.index() == awaited.index);
+        self.patience.awaited.take_if(is_of);
         match finding {
             Some(finding) => {
+                if let Finding::Content(index, content) = &finding {
+                    self.take_content(*index, content);
+                }
                 self.candidates.note(&self.shared.holders, finding);
                 let flights = self.flights.values().map(|flight| flight.peer_index);
                 self.candidates.count_flights(flights);

@@ -33,6 +33,10 @@ const PART_ADVANTAGE: f64 = 0.5;
 /// piece at a time.
 const SWARM_MEMORY: Duration = Duration::from_secs(5);
 
+/// Bytes a second of an exchange with a holder that is near and fast, beyond what a link of a gigabit gives: a few such
+/// exchanges keep all cores busy.
+const FAST_RATE: f64 = 200e6;
+
 /// One holder of the blob.
 struct Candidate {
     index: usize,
@@ -108,6 +112,10 @@ pub(super) struct Candidates {
 impl Candidates {
     /// Takes note of what a survey found.
     pub fn note(&mut self, holders: &Holders, finding: Finding) {
+        let finding = match finding {
+            Finding::Content(index, _) => Finding::Has(index, HaveAnswer::Complete),
+            other => other,
+        };
         match finding {
             Finding::Has(index, said) if !self.banned.contains(&index) => {
                 let has = match said {
@@ -138,7 +146,7 @@ impl Candidates {
                     }),
                 }
             }
-            Finding::Has(..) | Finding::Unreachable(_) => {}
+            Finding::Has(..) | Finding::Content(..) | Finding::Unreachable(_) => {}
             Finding::HasNot(index) => {
                 self.verdicts.said_no = true;
                 if !self.had_none.contains(&index) {
@@ -149,14 +157,15 @@ impl Candidates {
         }
     }
 
-    /// How many lanes may carry bulk from all of them. One a holder, and one that is between two exchanges, keep
-    /// near ones busy, as long as there are enough for the cores: measured with `benches/holders.rs`, four holders with four
-    /// lanes each deliver less than one does.
+    /// How many lanes may carry bulk from all of them. Of holders so fast that this node's cores are what bounds
+    /// them, one each is enough, and one that is between two exchanges: measured with `benches/holders.rs`, four
+    /// with four lanes each deliver less than one does.
     pub fn bulk_lanes(&self) -> usize {
-        let (far, near): (Vec<&Peer>, Vec<&Peer>) =
-            self.usable.iter().map(|candidate| candidate.peer.as_ref()).partition(|peer| peer.is_far());
-        let near_lanes = if near.is_empty() { 0 } else { BULK_LANES.max(near.len() + 1) };
-        near_lanes + far.iter().map(|peer| peer.bulk_lanes()).sum::<usize>()
+        let peers = self.usable.iter().map(|candidate| candidate.peer.as_ref());
+        let (fast, others): (Vec<&Peer>, Vec<&Peer>) =
+            peers.partition(|peer| !peer.is_far() && peer.rate().is_some_and(|rate| rate >= FAST_RATE));
+        let of_fast = if fast.is_empty() { 0 } else { BULK_LANES.max(fast.len() + 1) };
+        of_fast + others.iter().map(|peer| peer.bulk_lanes()).sum::<usize>()
     }
 
     /// Bytes that an exchange with one of them brings in `secs` seconds and four round trips, at most; 0 if
@@ -235,6 +244,13 @@ impl Candidates {
                 candidate.flights += 1;
             }
         }
+    }
+
+    /// Never again counts on the one with index `index`: it sent wrong bytes of this blob.
+    pub fn ban(&mut self, index: usize) {
+        self.verdicts.wrong = true;
+        self.banned.push(index);
+        self.usable.retain(|candidate| candidate.index != index);
     }
 
     /// Whether some holder said yes and was lost later: worth asking around again.
@@ -339,11 +355,7 @@ impl Candidates {
                 self.verdicts.lost = true;
                 true
             }
-            ExchangeError::WrongBytes(_) => {
-                self.verdicts.wrong = true;
-                self.banned.push(index);
-                true
-            }
+            ExchangeError::WrongBytes(_) => return self.ban(index),
             ExchangeError::Silent => {
                 self.verdicts.silent = true;
                 true

@@ -229,17 +229,29 @@ impl Delivery {
         let segments = std::mem::take(&mut self.unwritten);
         self.places.clear();
         let Some(proof) = self.proof.clone().filter(|_| !segments.is_empty()) else { return };
-        let (shared, hash) = (self.shared.clone(), self.hash);
-        let Outlet { turn, events } = self.outlet.clone();
-        tokio::spawn(async move {
-            let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
-            // Writers of one file would only spin for its lock.
-            let turn = turn.lock().await;
-            let _ = tokio::task::spawn_blocking(move || write(&shared, hash, &segments, &proof)).await;
-            drop((turn, permit));
-            let _ = events.send(Event::Stored(groups)).await;
-        });
+        store_behind(&self.shared, self.hash, proof, segments, &self.outlet, permit);
     }
+}
+
+/// Writes verified segments, and tells of it. Goes on by itself, and keeps `permit` as long.
+pub(super) fn store_behind(
+    shared: &Arc<Shared>,
+    hash: ContentHash,
+    proof: Arc<Proof>,
+    segments: Vec<(u64, Bytes)>,
+    outlet: &Outlet,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    let shared = shared.clone();
+    let Outlet { turn, events } = outlet.clone();
+    tokio::spawn(async move {
+        let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
+        // Writers of one file would only spin for its lock.
+        let turn = turn.lock().await;
+        let _ = tokio::task::spawn_blocking(move || write(&shared, hash, &segments, &proof)).await;
+        drop((turn, permit));
+        let _ = events.send(Event::Stored(groups)).await;
+    });
 }
 
 impl Drop for Delivery {

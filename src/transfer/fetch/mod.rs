@@ -13,6 +13,7 @@
 //! * `flight`: one exchange under way, and where its bytes go.
 
 mod actor;
+mod answered;
 mod candidates;
 mod flight;
 mod patience;

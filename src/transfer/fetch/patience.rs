@@ -7,6 +7,7 @@ use rangemap::RangeSet;
 use tokio::time::Instant;
 
 use super::actor::{Actor, is_long};
+use super::answered::Awaited;
 use super::plan::FIRST_GROUPS;
 use super::waiters::Waiter;
 use crate::transfer::FetchError;
@@ -57,6 +58,8 @@ pub(super) struct Patience {
     news_period: Duration,
     /// When to ask around again.
     survey_after: Option<Instant>,
+    /// Who may send the blob with its answer.
+    pub awaited: Option<Awaited>,
 }
 
 impl Patience {
@@ -70,6 +73,7 @@ impl Patience {
             asked_at: now,
             news_period: SWARM_NEWS_PERIOD,
             survey_after: None,
+            awaited: None,
         }
     }
 
@@ -181,7 +185,8 @@ impl Actor {
         self.patience.asked_at = Instant::now();
         let longer = (2 * self.patience.news_period).min(NEWS_PERIOD);
         self.patience.news_period = if self.candidates.some_part() { SWARM_NEWS_PERIOD } else { longer };
-        self.survey = Some(self.shared.holders.survey(self.hash));
+        let sender = self.ask_to_send();
+        self.survey = Some(self.shared.holders.survey(self.hash, sender));
     }
 
     /// Tells those who want what no holder has, when enough was asked for them. True if there are
@@ -260,7 +265,8 @@ impl Actor {
     pub(super) fn next_wake(&self, now: Instant) -> Instant {
         let retry = self.candidates.next_retry(now);
         let survey = self.patience.survey_after.filter(|_| self.survey.is_none() && self.has_demand());
-        let wake = [retry, survey].into_iter().flatten().fold(self.patience.tick_at, Instant::min);
+        let awaited = self.patience.awaited.map(|awaited| awaited.until).filter(|until| *until > now);
+        let wake = [retry, survey, awaited].into_iter().flatten().fold(self.patience.tick_at, Instant::min);
         wake.max(now + Duration::from_millis(1))
     }
 }

@@ -158,6 +158,7 @@ impl Actor {
     fn next_piece(&self, covered: &RangeSet<u64>, now: Instant) -> Option<(Range<u64>, Priority)> {
         if self.size.is_none() {
             let wanted = (self.has_demand() || !self.ahead.is_empty()) && !covered.overlaps(&FIRST_GROUPS);
+            let wanted = wanted && !self.may_be_coming(now);
             return wanted.then_some((FIRST_GROUPS, Priority::Foreground));
         }
         let in_swarm = self.candidates.is_swarm(now);

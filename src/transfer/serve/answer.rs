@@ -1,4 +1,4 @@
-//! The two things a peer may ask: do you have this, and send me that.
+//! What a peer may ask second: send me that.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,41 +10,16 @@ use tokio::time::timeout;
 use super::sending::Sent;
 use super::turns::Turn;
 use super::{SEND_DEADLINE, ServeError, Server, send};
-use crate::ids::{BlobRange, HaveKey, PeerId, Priority};
+use crate::ids::{BlobRange, Priority};
 use crate::store::{Blob, StoreError};
 use crate::transfer::TransferState;
 use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::exchange::segments;
 use crate::transport::BoxLane;
 use crate::verify::{GROUP_LEN, bytes_of, group_count, groups_of, with_last_group};
-use crate::wire::{Found, Have, HaveAnswer, HaveReply, MAX_HAVE_RANGES, Message, NotFound, Request, encode};
-
-/// Have-keys up to which the index is asked at once: a look into it takes less than another thread to do it.
-const FEW_KEYS: usize = 8;
+use crate::wire::{Found, Message, NotFound, Request, encode};
 
 impl Server {
-    pub(super) async fn answer_have(self: &Arc<Self>, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
-        let (server, peer) = (self.clone(), lane.peer());
-        let answers = if have.keys.len() <= FEW_KEYS {
-            server.have_answers(&peer, &have.keys)
-        } else {
-            let answers = tokio::task::spawn_blocking(move || server.have_answers(&peer, &have.keys));
-            answers.await.map_err(|error| ServeError::Store(error.to_string()))?
-        };
-        send(lane, &Message::HaveReply(HaveReply { answers })).await
-    }
-
-    fn have_answers(&self, peer: &PeerId, keys: &[HaveKey]) -> Vec<HaveAnswer> {
-        let mut room = MAX_HAVE_RANGES;
-        let answer = |key| match self.store.find(key) {
-            Ok(Some((hash, _))) if !self.may_have(peer, &hash) => HaveAnswer::None,
-            Ok(Some((_, info))) if info.complete => HaveAnswer::Complete,
-            Ok(Some((hash, _))) => partial_answer(self.store.blob(&hash), &mut room),
-            Ok(None) | Err(_) => HaveAnswer::None,
-        };
-        keys.iter().map(answer).collect()
-    }
-
     pub(super) async fn answer_request(
         &self,
         lane: &mut BoxLane,
@@ -135,7 +110,7 @@ impl Server {
 }
 
 /// Waits for a peer to take what is written to it.
-async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(), ServeError> {
+pub(super) async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(), ServeError> {
     let written = timeout(SEND_DEADLINE, write).await.map_err(|_| ServeError::Stuck)?;
     written.map_err(|error| ServeError::Lane(error.into()))
 }
@@ -177,16 +152,4 @@ fn prepare(
             Ok(None)
         }
     }
-}
-
-/// What is said of a blob of which this node has a part, and takes the ranges named off `room`.
-fn partial_answer(blob: Result<Option<Arc<Blob>>, StoreError>, room: &mut usize) -> HaveAnswer {
-    let Ok(Some(blob)) = blob else { return HaveAnswer::None };
-    let verified = blob.verified();
-    if verified.is_empty() {
-        return HaveAnswer::None;
-    }
-    let ranges: Vec<_> = verified.iter().take(*room).map(|range| (range.start, range.end)).collect();
-    *room -= ranges.len();
-    HaveAnswer::Partial { ranges }
 }

@@ -5,6 +5,7 @@
 //! never passes on bytes it has reason to doubt, it says that it has none.
 
 mod answer;
+mod have;
 mod sending;
 mod turns;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -184,28 +185,31 @@ impl Server {
         }
     }
 
+    /// One of the places for those who are sent something; `None` if all that `peer` may have, or all there are, are taken.
+    fn place(&self, peer: PeerId) -> Option<(Place<'_>, SemaphorePermit<'_>)> {
+        let place = Place::take(&self.serving_of, peer, MAX_SERVING_PER_PEER)?;
+        Some((place, self.serving.try_acquire().ok()?))
+    }
+
     async fn answer(self: &Arc<Self>, lane: &mut BoxLane, message: Message) -> Result<(), ServeError> {
         match message {
             Message::Have(have) => self.answer_have(lane, have).await,
-            Message::Request(request) => {
-                let place = Place::take(&self.serving_of, lane.peer(), MAX_SERVING_PER_PEER);
-                match place.and_then(|place| Some((place, self.serving.try_acquire().ok()?))) {
-                    Some(_slot) => match self.sending.enter(lane.peer(), request.transfer_id, request.hash) {
-                        Some(sent) => tokio::select! {
-                            answered = self.answer_request(lane, request, &sent) => answered,
-                            () = sent.cancelled() => Err(ServeError::Cancelled),
-                        },
-                        None => {
-                            let (transfer_id, reason) = (Some(request.transfer_id), RefusedReason::Cancelled);
-                            send(lane, &Message::Refused(Refused { transfer_id, reason })).await
-                        }
+            Message::Request(request) => match self.place(lane.peer()) {
+                Some(_place) => match self.sending.enter(lane.peer(), request.transfer_id, request.hash) {
+                    Some(sent) => tokio::select! {
+                        answered = self.answer_request(lane, request, &sent) => answered,
+                        () = sent.cancelled() => Err(ServeError::Cancelled),
                     },
                     None => {
-                        let busy = Busy { transfer_id: request.transfer_id, retry_after_ms: BUSY_PAUSE_MS };
-                        send(lane, &Message::Busy(busy)).await
+                        let (transfer_id, reason) = (Some(request.transfer_id), RefusedReason::Cancelled);
+                        send(lane, &Message::Refused(Refused { transfer_id, reason })).await
                     }
+                },
+                None => {
+                    let busy = Busy { transfer_id: request.transfer_id, retry_after_ms: BUSY_PAUSE_MS };
+                    send(lane, &Message::Busy(busy)).await
                 }
-            }
+            },
             _ => Err(ServeError::OutOfTurn),
         }
     }

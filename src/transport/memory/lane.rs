@@ -3,23 +3,28 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::super::Lane;
-use crate::ids::PeerId;
+use crate::ids::{LaneBinding, PeerId};
 use crate::wire::Hello;
 
 /// How many bytes each direction of a pipe holds, as the buffers of a socket do.
 const PIPE_LEN: usize = 256 << 10;
+
+/// Pipes made so far, by which they are told apart.
+static PIPES: AtomicU64 = AtomicU64::new(0);
 
 /// The state of a pipe, seen by both ends and by the network.
 #[derive(Debug)]
 pub(super) struct Pipe {
     /// The nodes at its ends: the dialler, the listener.
     pub(super) ends: [PeerId; 2],
+    binding: LaneBinding,
     switches: Mutex<Switches>,
 }
 
@@ -67,7 +72,9 @@ pub(super) struct MemoryLane {
 /// A new pipe: the dialler's end, the listener's, and its switches.
 pub(super) fn pipe(dialler: PeerId, listener: PeerId) -> (MemoryLane, MemoryLane, Arc<Pipe>) {
     let (one, other) = duplex(PIPE_LEN);
-    let pipe = Arc::new(Pipe { ends: [dialler, listener], switches: Mutex::default() });
+    let mut binding = [0; 32];
+    binding[..8].copy_from_slice(&PIPES.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    let pipe = Arc::new(Pipe { ends: [dialler, listener], binding: LaneBinding(binding), switches: Mutex::default() });
     let lane = |stream, end| MemoryLane { stream, pipe: Arc::clone(&pipe), end, hello: Hello::new(None) };
     (lane(one, 0), lane(other, 1), Arc::clone(&pipe))
 }
@@ -97,6 +104,10 @@ impl MemoryLane {
 impl Lane for MemoryLane {
     fn peer(&self) -> PeerId {
         self.pipe.ends[1 - self.end]
+    }
+
+    fn binding(&self) -> &LaneBinding {
+        &self.pipe.binding
     }
 
     fn hello(&self) -> &Hello {

@@ -1,0 +1,137 @@
+//! What a peer may ask first: do you have this? If it is small, it goes with the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::answer::in_time;
+use super::turns::Turn;
+use super::{ServeError, Server, send};
+use crate::ids::{ContentHash, LaneBinding, PeerId, Priority, TransferId};
+use crate::store::{Blob, StoreError};
+use crate::transfer::buffers::Buffer;
+use crate::transport::BoxLane;
+use crate::verify::GROUP_LEN;
+use crate::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_HAVE_RANGES, Message, encode};
+
+/// Questions up to which the index is asked at once: a look into it takes less than another thread to do it.
+const FEW_QUESTIONS: usize = 8;
+
+/// How long an answer waits for the content that is to go with it: for the disk, and for its turn. After that
+/// it goes alone, and the content when it is asked for.
+const CONTENT_PATIENCE: Duration = Duration::from_millis(5);
+
+/// What stands for all that goes with answers to one peer, among its transfers.
+const WITH_ANSWERS: TransferId = TransferId::from_nonce(0);
+
+/// What is said, and the blobs that go with it.
+type Answers = (Vec<HaveAnswer>, Vec<Arc<Blob>>);
+
+impl Server {
+    pub(super) async fn answer_have(self: &Arc<Self>, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
+        let (server, peer, binding) = (self.clone(), lane.peer(), *lane.binding());
+        let (mut answers, blobs) = if have.questions.len() <= FEW_QUESTIONS {
+            server.answers(&peer, &binding, &have.questions)
+        } else {
+            let answers = tokio::task::spawn_blocking(move || server.answers(&peer, &binding, &have.questions));
+            answers.await.map_err(|error| ServeError::Store(error.to_string()))?
+        };
+        let sent = blobs.len() as u64;
+        if sent > 0
+            && let Some(_place) = self.place(peer)
+            && let Ok(Some((content, turn))) = timeout(CONTENT_PATIENCE, self.content(peer, blobs)).await
+        {
+            // In one message, or it would take the other side as long as two.
+            let mut message = encode(&Message::HaveReply(HaveReply { answers }));
+            message.extend_from_slice(&content);
+            let write = async {
+                lane.write_all(&message).await?;
+                lane.flush().await
+            };
+            in_time(turn.spend(write)).await?;
+            self.metrics.served_bytes.add(content.len() as u64);
+            self.metrics.served_with_answer.add(sent);
+            return Ok(());
+        }
+        for answer in &mut answers {
+            if matches!(answer, HaveAnswer::Content { .. }) {
+                *answer = HaveAnswer::Complete;
+            }
+        }
+        send(lane, &Message::HaveReply(HaveReply { answers })).await
+    }
+
+    fn answers(&self, peer: &PeerId, binding: &LaneBinding, questions: &[HaveQuestion]) -> Answers {
+        let (mut ranges_left, mut content_left) = (MAX_HAVE_RANGES, MAX_HAVE_CONTENT as u64);
+        let mut blobs = Vec::new();
+        let mut answer = |question: &HaveQuestion| match self.store.find(&question.key) {
+            Ok(Some((hash, _))) if !self.may_have(peer, &hash) => HaveAnswer::None,
+            Ok(Some((hash, info))) if info.complete => {
+                let is_small = (1..=GROUP_LEN.min(content_left)).contains(&info.size);
+                let goes_along = is_small && knows(question, &hash, binding);
+                match goes_along.then(|| self.store.blob(&hash)) {
+                    Some(Ok(Some(blob))) => {
+                        content_left -= info.size;
+                        blobs.push(blob);
+                        HaveAnswer::Content { len: info.size as u32 }
+                    }
+                    _ => HaveAnswer::Complete,
+                }
+            }
+            Ok(Some((hash, _))) => partial_answer(self.store.blob(&hash), &mut ranges_left),
+            Ok(None) | Err(_) => HaveAnswer::None,
+        };
+        let answers = questions.iter().map(&mut answer).collect();
+        (answers, blobs)
+    }
+
+    /// All of `blobs`, one after the other, and `peer`'s turn to be sent them; `None` if one cannot be read.
+    async fn content(&self, peer: PeerId, blobs: Vec<Arc<Blob>>) -> Option<(Buffer, Turn)> {
+        let len = blobs.iter().map(|blob| blob.size() as usize).sum();
+        let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
+        if !each(&blobs, &mut buffer, |blob, part| blob.read_at_once(0, part)) {
+            let read = tokio::task::spawn_blocking(move || {
+                let is_read = each(&blobs, &mut buffer, |blob, part| {
+                    let read = blob.read_into(0, part);
+                    if let Err(error) = &read {
+                        tracing::warn!(hash = %blob.hash(), "not served: {error}");
+                    }
+                    read.is_ok()
+                });
+                is_read.then_some(buffer)
+            });
+            buffer = read.await.ok()??;
+        }
+        let turn = self.turns.turn(peer, WITH_ANSWERS, Priority::Foreground.weight(), len).await;
+        Some((buffer, turn))
+    }
+}
+
+/// Has `read` fill the part of `buffer` that each of `blobs` takes. False as soon as one cannot be read.
+fn each(blobs: &[Arc<Blob>], buffer: &mut [u8], read: impl Fn(&Arc<Blob>, &mut [u8]) -> bool) -> bool {
+    let mut rest = buffer;
+    blobs.iter().all(|blob| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(blob.size() as usize);
+        rest = after;
+        read(blob, part)
+    })
+}
+
+/// Whether who asks has proved to know the hash, on the lane on which it asks.
+fn knows(question: &HaveQuestion, hash: &ContentHash, binding: &LaneBinding) -> bool {
+    question.proof.is_some_and(|proof| proof == hash.knowledge_proof(binding))
+}
+
+/// What is said of a blob of which this node has a part, and takes the ranges named off `room`.
+fn partial_answer(blob: Result<Option<Arc<Blob>>, StoreError>, room: &mut usize) -> HaveAnswer {
+    let Ok(Some(blob)) = blob else { return HaveAnswer::None };
+    let verified = blob.verified();
+    if verified.is_empty() {
+        return HaveAnswer::None;
+    }
+    let ranges: Vec<_> = verified.iter().take(*room).map(|range| (range.start, range.end)).collect();
+    *room -= ranges.len();
+    HaveAnswer::Partial { ranges }
+}

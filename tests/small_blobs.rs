@@ -1,0 +1,199 @@
+//! Small blobs come with the answer to the question who has them: to whoever has proved to know their hashes.
+
+mod support;
+
+use std::time::Duration;
+
+use byhash::ids::{BlobRange, ContentHash, KnowledgeProof, LaneBinding};
+use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
+use byhash::transport::memory::{Fault, MemoryNetwork};
+use byhash::transport::{BoxLane, Dialer, read_message, write_message};
+use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, Message};
+use support::hostile::{self, VICES, Vice};
+use support::{TestNode, content, node_id};
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+const GROUP: usize = 16 * 1024;
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_of_one_group_comes_with_the_answer_and_a_larger_one_does_not() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    let mut came = 0;
+    for (size, is_small) in [(1, true), (4096, true), (GROUP, true), (GROUP + 1, false), (50_000, false)] {
+        let bytes = content(size as u64, size);
+        let hash = holder.hold(&bytes);
+        let exchanges = node.metrics.exchanges_started.get();
+        assert!(node.read(hash, 1 << 20).await.unwrap() == bytes, "{size}");
+        came += u64::from(is_small);
+        assert_eq!(node.metrics.came_with_answer.get(), came, "{size}");
+        assert_eq!(holder.metrics.served_with_answer.get(), came, "{size}");
+        assert_eq!(node.metrics.exchanges_started.get() == exchanges, is_small, "{size}");
+        node.engine.fetch(hash, |_, _| {}).await.unwrap();
+        assert_eq!(node.engine.state(&hash), BlobState::Complete, "{size}");
+        assert_eq!(node.metrics.exchanges_started.get() == exchanges, is_small, "{size}, once it is in the store");
+    }
+    node.assert_at_rest().await;
+    holder.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_asked_for_at_once_come_with_few_answers() {
+    const COUNT: usize = 100;
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    let blobs: Vec<_> = (0..COUNT as u64).map(|seed| content(seed, 1000)).collect();
+    let hashes: Vec<_> = blobs.iter().map(|bytes| holder.hold(bytes)).collect();
+    let mut reads = tokio::task::JoinSet::new();
+    for (hash, bytes) in hashes.into_iter().zip(blobs) {
+        let engine = node.engine.clone();
+        reads.spawn(async move {
+            let size = engine.size(hash).await.unwrap();
+            let read = engine.open(hash, size).read(BlobRange::new(0, size), Priority::Foreground).await;
+            assert!(read.unwrap() == bytes);
+        });
+    }
+    reads.join_all().await;
+    assert!(node.metrics.have_queries.get() < COUNT as u64 / 2, "{} messages", node.metrics.have_queries.get());
+    // Of those in one message, no more come along than fit.
+    assert!(node.metrics.came_with_answer.get() >= (MAX_HAVE_CONTENT / 1000) as u64);
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_holders_one_sends_it() {
+    let network = MemoryNetwork::new();
+    let holders: Vec<_> = (1..=4).map(|number| TestNode::start(&network, number, &[])).collect();
+    let node = TestNode::start(&network, 9, &[1, 2, 3, 4]);
+    for seed in 0..20 {
+        let bytes = content(seed, 3000);
+        let hash = holders.iter().map(|holder| holder.hold(&bytes)).last().unwrap();
+        assert!(node.read(hash, 4096).await.unwrap() == bytes);
+    }
+    let served: u64 = holders.iter().map(|holder| holder.metrics.served_bytes.get()).sum();
+    assert_eq!((node.metrics.came_with_answer.get(), node.metrics.exchanges_started.get(), served), (20, 0, 20 * 3000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_asked_to_send_it_and_says_nothing_costs_little() {
+    let network = MemoryNetwork::new();
+    let (first, second) = (TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[]));
+    let node = TestNode::start(&network, 9, &[1, 2]);
+    let hold = |seed| {
+        let bytes = content(seed, 3000);
+        first.hold(&bytes);
+        second.hold(&bytes)
+    };
+    // Both are connected after this.
+    node.read(hold(0), 4096).await.unwrap();
+    for number in [1, 2] {
+        network.set_fault(node_id(number), Fault::BlackHole);
+        for seed in 0..5 {
+            let hash = hold(u64::from(number) * 10 + seed);
+            let start = Instant::now();
+            assert_eq!(node.read(hash, 4096).await.unwrap().len(), 3000);
+            assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+        }
+        network.set_fault(node_id(number), Fault::None);
+    }
+}
+
+/// A lane of node 8 to node 1.
+async fn lane(network: &MemoryNetwork) -> BoxLane {
+    network.dialer(node_id(8)).dial(&MemoryNetwork::spec(node_id(1))).await.unwrap()
+}
+
+async fn ask(lane: &mut BoxLane, questions: Vec<HaveQuestion>) -> Vec<HaveAnswer> {
+    write_message(lane, &Message::Have(Have { questions })).await.unwrap();
+    match read_message(lane).await.unwrap() {
+        Some(Message::HaveReply(HaveReply { answers })) => answers,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_only_heard_the_question_gets_no_content() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let bytes = content(1, 5000);
+    let hash = holder.hold(&bytes);
+    let (mut lane, other) = (self::lane(&network).await, self::lane(&network).await);
+    let proofs = [
+        None,
+        // Heard on another lane.
+        Some(hash.knowledge_proof(other.binding())),
+        Some(hash.knowledge_proof(&LaneBinding([0; 32]))),
+        // Made from what the question shows.
+        Some(ContentHash::from_bytes(hash.have_key().0).knowledge_proof(lane.binding())),
+        Some(KnowledgeProof([0; KnowledgeProof::LEN])),
+    ];
+    for proof in proofs {
+        let answers = ask(&mut lane, vec![HaveQuestion { key: hash.have_key(), proof }]).await;
+        assert_eq!(answers, [HaveAnswer::Complete], "{proof:?}");
+    }
+    assert_eq!(holder.metrics.served_bytes.get(), 0);
+    let proof = Some(hash.knowledge_proof(lane.binding()));
+    let answers = ask(&mut lane, vec![HaveQuestion { key: hash.have_key(), proof }]).await;
+    assert_eq!(answers, [HaveAnswer::Content { len: 5000 }]);
+    let mut sent = vec![0; 5000];
+    lane.read_exact(&mut sent).await.unwrap();
+    assert!(sent == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_goes_with_an_answer_than_may() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let hashes: Vec<_> = (0..6).map(|seed| holder.hold(&content(seed, GROUP))).collect();
+    let mut lane = lane(&network).await;
+    let binding = *lane.binding();
+    let question =
+        |hash: &ContentHash| HaveQuestion { key: hash.have_key(), proof: Some(hash.knowledge_proof(&binding)) };
+    let answers = ask(&mut lane, hashes.iter().map(question).collect()).await;
+    let with = HaveAnswer::Content { len: GROUP as u32 };
+    assert_eq!(answers[..4], [const { HaveAnswer::Content { len: GROUP as u32 } }; 4]);
+    assert_eq!(answers[4..], [HaveAnswer::Complete, HaveAnswer::Complete], "{with:?}");
+    let mut sent = vec![0; 4 * GROUP];
+    lane.read_exact(&mut sent).await.unwrap();
+    for (seed, part) in sent.chunks(GROUP).enumerate() {
+        assert!(part == content(seed as u64, GROUP));
+    }
+    // The lane is in order, and all that was taken has been given back.
+    assert_eq!(ask(&mut lane, vec![HaveQuestion::bare(hashes[0].have_key())]).await, [HaveAnswer::Complete]);
+    drop(lane);
+    holder.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_one_sends_with_its_answer_the_bytes_are_right_or_another_s() {
+    for &vice in VICES {
+        for size in [1, 5000, GROUP] {
+            let network = MemoryNetwork::new();
+            let bytes = content(7, size);
+            hostile::start(&network, 1, &bytes, vice);
+            let node = TestNode::start(&network, 3, &[1]);
+            let hash = ContentHash::of(&bytes);
+            match node.read_each_within(hash, 4096, Duration::from_secs(32)).await {
+                Some(Ok(read)) => assert!(read == bytes, "{vice:?}: wrong bytes came through"),
+                Some(Err(error)) => {
+                    let wrong = matches!(vice, Vice::FlipsByte(_) | Vice::ClaimsLess(_)) && size > 1;
+                    assert!(!wrong || error == FetchError::WrongBytes, "{vice:?}, {size}: {error:?}");
+                }
+                None => panic!("{vice:?}, {size}: no answer"),
+            }
+            node.assert_at_rest().await;
+
+            let honest = TestNode::start(&network, 2, &[]);
+            let node = TestNode::start(&network, 4, &[1, 2]);
+            honest.hold(&bytes);
+            let start = Instant::now();
+            let read = node.read(hash, 4096).await;
+            assert!(read.as_ref().is_ok_and(|read| *read == bytes), "{vice:?}, {size}: {read:?}");
+            assert!(start.elapsed() < Duration::from_secs(10), "{vice:?}, {size} took {:?}", start.elapsed());
+            node.assert_at_rest().await;
+        }
+    }
+}
