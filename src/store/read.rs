@@ -4,11 +4,14 @@
 //! complete blob the groups found right are remembered together with the stamp of the content
 //! file; as long as the file bears it, they are read without hashing.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,6 +38,21 @@ fn read_cached(file: &File, start: u64, buf: &mut [u8]) -> bool {
     // descriptor is open while `file` is borrowed.
     let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset, libc::RWF_NOWAIT) };
     usize::try_from(read).is_ok_and(|read| read == buf.len())
+}
+
+/// Opens the file at `path` for reading, if all that takes is in the kernel's memory; `None` otherwise.
+fn open_cached(path: &Path) -> Option<File> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: zeroes are good values for all of its fields.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW).cast_unsigned().into();
+    how.resolve = libc::RESOLVE_CACHED;
+    // SAFETY: the path ends with a zero and the structure is as long as is said; both outlive the call.
+    let opened =
+        unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), &raw const how, size_of_val(&how)) };
+    let descriptor = i32::try_from(opened).ok().filter(|descriptor| *descriptor >= 0)?;
+    // SAFETY: it is new, open and nobody else's.
+    Some(unsafe { File::from_raw_fd(descriptor) })
 }
 
 impl Blob {
@@ -125,6 +143,28 @@ impl Blob {
         let Some(files) = self.state().files.clone() else { return false };
         self.touch_sometimes();
         read_cached(&files.content, start, buf) && files.stamp().is_ok_and(|now| now == stamp)
+    }
+
+    /// Fills `buf` with all of a complete blob of one group, verified, if that does not take the disk. False otherwise;
+    /// [`Blob::read_into`] then does what it takes. May be called where blocking is not allowed.
+    pub fn read_small_at_once(self: &Arc<Self>, buf: &mut [u8]) -> bool {
+        let (complete, in_place, files) = {
+            let state = self.state();
+            (state.complete, state.origin == Origin::Reference, state.files.clone())
+        };
+        if !complete || in_place || group_count(self.size()) != 1 || buf.len() as u64 != self.size() {
+            return false;
+        }
+        self.touch_sometimes();
+        let is_read = match files {
+            Some(files) => read_cached(&files.content, 0, buf),
+            None => {
+                let file = open_cached(&self.shared.layout.content(&self.hash()));
+                file.is_some_and(|file| read_cached(&file, 0, buf))
+            }
+        };
+        // As cheap as to ask whether the file is still what was found right before.
+        is_read && ContentHash::of(buf) == self.hash()
     }
 
     /// Checks `groups`, which must be held, against the hash, as reading them would; groups found

@@ -193,6 +193,36 @@ fn what_was_found_right_is_read_at_once_until_the_file_changes() {
     assert!(!store.blob(&sample.hash).unwrap().unwrap().read_at_once(GROUP as u64, &mut buf));
 }
 
+#[test]
+fn a_small_blob_that_is_in_memory_is_read_at_once_and_never_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (small, longer, full) = (Sample::new(4096, 1), Sample::new(GROUP + 1, 2), Sample::new(GROUP, 3));
+    [&small, &longer, &full].into_iter().for_each(|sample| drop(sample.write_all(&store)));
+    let read = |store: &Store, sample: &Sample, len: usize| {
+        let mut buf = vec![0; len];
+        let blob = store.blob(&sample.hash).unwrap().unwrap();
+        blob.read_small_at_once(&mut buf).then_some(buf)
+    };
+    assert_eq!(read(&store, &longer, GROUP + 1), None, "more than a group");
+    for (wrong, len) in [(&small, 4095), (&small, 4097), (&small, 0), (&full, GROUP - 1)] {
+        assert_eq!(read(&store, wrong, len), None, "not all of it");
+    }
+    // With its files open, and, on the file systems that can say what they have in memory, without.
+    let blob = store.blob(&small.hash).unwrap().unwrap();
+    blob.read(BlobRange::new(0, 1)).unwrap();
+    assert_eq!(read(&store, &small, 4096).as_ref(), Some(&small.content));
+    drop((blob, store));
+    let store = open(dir.path());
+    for sample in [&small, &full] {
+        assert!(read(&store, sample, sample.content.len()).is_none_or(|read| read == sample.content));
+        flip(&content_path(dir.path(), &sample.hash), 5);
+        assert_eq!(read(&store, sample, sample.content.len()), None, "it is no longer right");
+    }
+    fs::remove_file(content_path(dir.path(), &small.hash)).unwrap();
+    assert_eq!(read(&store, &small, 4096), None);
+}
+
 /// Waits until the file's change time is old enough to tell it from any later state.
 pub(super) fn settle(path: &Path) {
     use std::os::unix::fs::MetadataExt;

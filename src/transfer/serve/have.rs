@@ -40,6 +40,7 @@ impl Server {
         };
         let sent = blobs.len() as u64;
         if sent > 0
+            && self.turns.allow_sending()
             && let Some(_place) = self.place(peer)
             && let Ok(Some((content, turn))) = timeout(CONTENT_PATIENCE, self.content(peer, blobs)).await
         {
@@ -91,7 +92,7 @@ impl Server {
     async fn content(&self, peer: PeerId, blobs: Vec<Arc<Blob>>) -> Option<(Buffer, Turn)> {
         let len = blobs.iter().map(|blob| blob.size() as usize).sum();
         let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
-        if !each(&blobs, &mut buffer, |blob, part| blob.read_at_once(0, part)) {
+        if !each(&blobs, &mut buffer, |blob, part| blob.read_small_at_once(part)) {
             let read = tokio::task::spawn_blocking(move || {
                 let is_read = each(&blobs, &mut buffer, |blob, part| {
                     let read = blob.read_into(0, part);

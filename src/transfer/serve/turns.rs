@@ -61,6 +61,11 @@ impl Turns {
         Arc::new(Self(Mutex::new(Inner { free, waiting: 0, requesters, rate })))
     }
 
+    /// Whether the rate allows somebody to send now: what keeps others waiting then is soon over.
+    pub fn allow_sending(&self) -> bool {
+        self.0.lock().rate.as_mut().is_none_or(Bucket::may_send)
+    }
+
     /// Waits for `requester`'s turn to send `len` bytes of `transfer`. Dropped, it gives up its place.
     pub async fn turn(self: &Arc<Self>, requester: PeerId, transfer: TransferId, weight: u8, len: usize) -> Turn {
         let mut granted = {
