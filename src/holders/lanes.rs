@@ -30,11 +30,17 @@ pub const FAR_BULK_LANES: usize = 2 * BULK_LANES;
 /// Lanes to one peer that are kept free of bulk, so that a small read never queues behind one.
 pub const SMALL_LANES: usize = 4;
 
-/// Idle lanes kept open to one peer.
-const MAX_IDLE_LANES: usize = FAR_BULK_LANES + SMALL_LANES;
+/// The same to a peer that is far: who waits for a lane waits for a round trip of somebody else's. Measured through a
+/// relay with 20 ms, 1000 small files by eight readers: 186 round trips with four, 155 with eight.
+pub const FAR_SMALL_LANES: usize = 2 * SMALL_LANES;
 
-/// What a lane to a near peer takes of the permits for bulk; one to a far peer takes one.
+/// Idle lanes kept open to one peer.
+const MAX_IDLE_LANES: usize = FAR_BULK_LANES + FAR_SMALL_LANES;
+
+/// What a lane to a near peer takes of the permits for its kind; one to a far peer takes one.
 const NEAR_SHARE: usize = FAR_BULK_LANES / BULK_LANES;
+
+const _: () = assert!(NEAR_SHARE == FAR_SMALL_LANES / SMALL_LANES);
 
 /// What a lane is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +69,7 @@ impl LanePool {
         Arc::new(Self {
             idle: Mutex::new(Vec::new()),
             bulk: Permits::new(FAR_BULK_LANES),
-            small: Permits::new(SMALL_LANES),
+            small: Permits::new(FAR_SMALL_LANES),
             taken: Arc::default(),
             open: Arc::default(),
             talked: AtomicBool::new(false),
@@ -137,10 +143,10 @@ impl LanePool {
 
     /// The permits for lanes of this kind, and how many of them one takes.
     fn slots(&self, kind: LaneKind, far: bool) -> (&Permits, usize) {
+        let share = if far { 1 } else { NEAR_SHARE };
         match kind {
-            LaneKind::Bulk if far => (&self.bulk, 1),
-            LaneKind::Bulk => (&self.bulk, NEAR_SHARE),
-            LaneKind::Small => (&self.small, 1),
+            LaneKind::Bulk => (&self.bulk, share),
+            LaneKind::Small => (&self.small, share),
         }
     }
 

@@ -13,7 +13,7 @@ mod peer;
 mod questions;
 mod survey;
 
-pub use lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, PIECE_LEN, PooledLane, SMALL_LANES};
+pub use lanes::{BULK_LANES, FAR_BULK_LANES, FAR_SMALL_LANES, LaneKind, PIECE_LEN, PooledLane};
 pub use log::Statement;
 pub use peer::{Peer, PeerSnapshot, PeerState};
 pub use survey::{Finding, Holders};

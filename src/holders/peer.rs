@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::PeerError;
 use super::hints::PeerHint;
-use super::lanes::{BULK_LANES, FAR_BULK_LANES, LaneKind, LanePool, PIECE_LEN, PooledLane};
+use super::lanes::{
+    BULK_LANES, FAR_BULK_LANES, FAR_SMALL_LANES, LaneKind, LanePool, PIECE_LEN, PooledLane, SMALL_LANES,
+};
 use super::questions::Questions;
 use crate::ids::{PeerId, PeerSpec, Priority};
 use crate::transport::{Dialer, TransportError};
@@ -165,7 +167,7 @@ impl Peer {
     /// A lane to it: an open one, or a new one. Who is more urgent waits less.
     pub async fn lane(&self, kind: LaneKind, priority: Priority) -> Result<PooledLane, PeerError> {
         self.check_usable()?;
-        let lane = self.pool.lane(kind, self.is_far(), priority, self.dial()).await?;
+        let lane = self.pool.lane(kind, self.has_more_lanes(kind), priority, self.dial()).await?;
         if self.pool.has_talked() {
             tracing::warn!(peer = %self.spec, "the peer sent more than it had declared");
             self.note_wrong_bytes();
@@ -175,12 +177,25 @@ impl Peer {
 
     /// Whether a lane of this kind is to be had without waiting for others.
     pub fn has_free_lane(&self, kind: LaneKind) -> bool {
-        self.pool.has_free(kind, self.is_far())
+        self.pool.has_free(kind, self.has_more_lanes(kind))
     }
 
     /// Lanes that may carry bulk from it at the same time.
     pub fn bulk_lanes(&self) -> usize {
         if self.is_far() { FAR_BULK_LANES } else { BULK_LANES }
+    }
+
+    /// Lanes kept free of bulk that may be in use to it at the same time.
+    pub fn small_lanes(&self) -> usize {
+        if self.has_more_lanes(LaneKind::Small) { FAR_SMALL_LANES } else { SMALL_LANES }
+    }
+
+    /// Whether more lanes of this kind than to a near peer are of use.
+    fn has_more_lanes(&self, kind: LaneKind) -> bool {
+        match kind {
+            LaneKind::Bulk => self.is_far(),
+            LaneKind::Small => self.standing.lock().least_round_trip.is_some_and(|least| least >= FAR_ROUND_TRIP),
+        }
     }
 
     /// Bytes of the longest range that may be asked of it: whole groups, at least one.

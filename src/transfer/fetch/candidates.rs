@@ -8,7 +8,7 @@ use rangemap::RangeSet;
 use tokio::time::Instant;
 
 use super::actor::group_total;
-use crate::holders::{BULK_LANES, Finding, Holders, Peer, SMALL_LANES};
+use crate::holders::{BULK_LANES, Finding, Holders, Peer};
 use crate::ids::PeerId;
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::{FetchError, Priority};
@@ -57,7 +57,7 @@ struct Candidate {
 impl Candidate {
     /// Whether it can take an exchange of this priority now.
     fn is_free(&self, priority: Priority, now: Instant) -> bool {
-        let small = if priority == Priority::Foreground { SMALL_LANES } else { 0 };
+        let small = if priority == Priority::Foreground { self.peer.small_lanes() } else { 0 };
         let most = self.peer.bulk_lanes() + small;
         self.flights < most && self.not_before.is_none_or(|at| at <= now)
     }

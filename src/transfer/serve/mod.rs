@@ -21,7 +21,7 @@ use self::sending::Sending;
 use self::turns::Turns;
 use super::TransferStatus;
 use super::buffers::{BufferBudget, SEGMENT_LEN};
-use crate::holders::{FAR_BULK_LANES, SMALL_LANES};
+use crate::holders::{FAR_BULK_LANES, FAR_SMALL_LANES};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -40,13 +40,13 @@ const MAX_SERVING: usize = 64;
 /// Bytes of the buffer budget that serving may take.
 pub(super) const SERVING_LEN: usize = MAX_SERVING * SEGMENT_LEN;
 
-/// Requests of one peer answered at the same time. As many as a node of ours has under way, and a few
-/// that it has broken off; and a quarter of all: no peer that takes its time keeps the others from being
+/// Requests of one peer answered at the same time. As many as a node of ours that is far has under way, and twice what
+/// one that is near has; and a quarter of all: no peer that takes its time keeps the others from being
 /// served.
 const MAX_SERVING_PER_PEER: usize = 16;
 
 const _: () = assert!(MAX_SERVING_PER_PEER * 4 <= MAX_SERVING);
-const _: () = assert!(MAX_SERVING_PER_PEER >= FAR_BULK_LANES + SMALL_LANES);
+const _: () = assert!(MAX_SERVING_PER_PEER >= FAR_BULK_LANES + FAR_SMALL_LANES);
 
 /// What a peer that came too many is told to wait.
 const BUSY_PAUSE_MS: u32 = 50;
