@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use byhash::holders::Finding;
 use byhash::ids::{BlobRange, ContentHash, KnowledgeProof, LaneBinding};
 use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
 use byhash::transport::memory::{Fault, MemoryNetwork};
@@ -196,7 +197,38 @@ async fn whatever_one_sends_with_its_answer_the_bytes_are_right_or_another_s() {
             let read = node.read(hash, 4096).await;
             assert!(read.as_ref().is_ok_and(|read| *read == bytes), "{vice:?}, {size}: {read:?}");
             assert!(start.elapsed() < Duration::from_secs(10), "{vice:?}, {size} took {:?}", start.elapsed());
+            if vice == Vice::FlipsByte(0) {
+                assert_eq!(node.metrics.wrong_bytes.get(), 1, "it is not asked again");
+            }
             node.assert_at_rest().await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_late_is_not_taken_for_something_else() {
+    let network = MemoryNetwork::new();
+    let bytes = content(7, 5000);
+    hostile::start(&network, 1, &bytes, Vice::Trickles);
+    let honest = TestNode::start(&network, 2, &[]);
+    let node = TestNode::start(&network, 3, &[1, 2]);
+    assert!(node.read(honest.hold(&bytes), 4096).await.unwrap() == bytes);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for seed in 0..5 {
+        let bytes = content(seed, 3000);
+        assert!(node.read(honest.hold(&bytes), 4096).await.unwrap() == bytes);
+    }
+    assert_eq!(node.holders.snapshots()[0].wrong_replies, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_asked_for_is_no_answer() {
+    let network = MemoryNetwork::new();
+    let bytes = content(7, 5000);
+    hostile::start(&network, 1, &bytes, Vice::SendsUnasked);
+    let node = TestNode::start(&network, 3, &[1]);
+    let mut findings = node.holders.survey(ContentHash::of(&bytes), None);
+    assert!(matches!(findings.recv().await, Some(Finding::Unreachable(0))));
+    let mut findings = node.holders.survey(ContentHash::of(&bytes), Some(0));
+    assert!(matches!(findings.recv().await, Some(Finding::Content(0, content)) if content == bytes));
 }

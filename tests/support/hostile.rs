@@ -50,6 +50,8 @@ pub enum Vice {
     OversizedFrame,
     /// Sends a frame with an unknown number.
     UnknownMessage,
+    /// Sends a small blob with its answer to anybody.
+    SendsUnasked,
 }
 
 /// All vices, with figures that matter for a blob of a few MiB.
@@ -78,6 +80,7 @@ pub const VICES: &[Vice] = &[
     Vice::AsksBack,
     Vice::OversizedFrame,
     Vice::UnknownMessage,
+    Vice::SendsUnasked,
 ];
 
 /// Starts node `number`, which has `content` and `vice`. Aborting it closes its lanes too.
@@ -117,7 +120,7 @@ impl Holder {
                         if asked.key != self.hash.have_key() {
                             return HaveAnswer::None;
                         }
-                        content = content.take().or_else(|| asked.proof.and_then(|_| self.content_with_answer()));
+                        content = content.take().or_else(|| self.content_with_answer(asked));
                         content.map_or(HaveAnswer::Complete, |len| HaveAnswer::Content { len })
                     };
                     let answers = have.questions.iter().map(answer).collect();
@@ -183,9 +186,11 @@ impl Holder {
     }
 
     /// The length that it says its content has, if it is small enough to go with an answer and the vice lies in what is sent.
-    fn content_with_answer(&self) -> Option<u32> {
+    fn content_with_answer(&self, asked: &HaveQuestion) -> Option<u32> {
         let size = self.content.len() as u64;
         let len = match self.vice {
+            Vice::SendsUnasked => size,
+            _ if asked.proof.is_none() => return None,
             Vice::ClaimsMore(more) => size + more,
             Vice::ClaimsLess(less) => size.saturating_sub(less),
             Vice::SilentAfter(_) | Vice::Trickles | Vice::CutsAfter(_) | Vice::FlipsByte(_) | Vice::Surplus(_) => size,
