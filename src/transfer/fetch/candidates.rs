@@ -1,7 +1,7 @@
 //! The peers that may be asked for parts of one blob, and what the others had to say.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rangemap::RangeSet;
@@ -33,9 +33,14 @@ const PART_ADVANTAGE: f64 = 0.5;
 /// piece at a time.
 const SWARM_MEMORY: Duration = Duration::from_secs(5);
 
-/// Bytes a second of an exchange with a holder that is near and fast, beyond what a link of a gigabit gives: a few such
-/// exchanges keep all cores busy.
-const FAST_RATE: f64 = 200e6;
+/// Bytes a second from all holders from which on it may be this node's cores that bound it. More than any link of a
+/// gigabit gives.
+const BUSY_RATE: f64 = 500e6;
+
+/// Bulk lanes that keep a core busy: one to be worked on while another waits.
+const LANES_PER_CORE: usize = 2;
+
+static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
 
 /// One holder of the blob.
 struct Candidate {
@@ -157,15 +162,16 @@ impl Candidates {
         }
     }
 
-    /// How many lanes may carry bulk from all of them. Of holders so fast that this node's cores are what bounds
-    /// them, one each is enough, and one that is between two exchanges: measured with `benches/holders.rs`, four
-    /// with four lanes each deliver less than one does.
+    /// How many lanes may carry bulk from all of them. Where this node's cores are what bounds what comes, one from each
+    /// holder is enough, and one that is between two exchanges: measured with `benches/holders.rs` on two cores, four
+    /// holders with four lanes each deliver less than one does.
     pub fn bulk_lanes(&self) -> usize {
-        let peers = self.usable.iter().map(|candidate| candidate.peer.as_ref());
-        let (fast, others): (Vec<&Peer>, Vec<&Peer>) =
-            peers.partition(|peer| !peer.is_far() && peer.rate().is_some_and(|rate| rate >= FAST_RATE));
-        let of_fast = if fast.is_empty() { 0 } else { BULK_LANES.max(fast.len() + 1) };
-        of_fast + others.iter().map(|peer| peer.bulk_lanes()).sum::<usize>()
+        let rate = |candidate: &Candidate| candidate.peer.rate().unwrap_or(0.0) * candidate.flights as f64;
+        let all = self.usable.iter().map(|candidate| candidate.peer.bulk_lanes()).sum();
+        if self.usable.iter().map(rate).sum::<f64>() < BUSY_RATE {
+            return all;
+        }
+        all.min(BULK_LANES.max(self.usable.len() + 1).max(LANES_PER_CORE * *CORES))
     }
 
     /// Bytes that an exchange with one of them brings in `secs` seconds and four round trips, at most; 0 if
