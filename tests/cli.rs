@@ -302,6 +302,50 @@ fn a_damaged_index_is_named_once_and_nothing_that_was_added_is_lost() {
 }
 
 #[test]
+fn what_the_index_has_lost_is_found_before_a_command_says_that_it_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let blobs: Vec<_> = (0..20_u8).map(|number| vec![number; 100_000]).collect();
+    for (number, blob) in blobs.iter().enumerate() {
+        add(dir.path(), &state, &format!("file{number}"), blob);
+    }
+    let lose_index = || std::fs::remove_file(state.join("cache/index.redb")).unwrap();
+    lose_index();
+    assert_eq!(stdout(&run(&state, &["ls", "--json"])).matches("\"hash\"").count(), 20);
+    lose_index();
+    assert!(stdout(&run(&state, &["verify"])).starts_with("checked 20 blobs, "));
+    lose_index();
+    assert_eq!(run(&state, &["get", &blake3::hash(&blobs[7]).to_string()]).stdout, blobs[7]);
+    lose_index();
+    stdout(&run(&state, &["rm", &blake3::hash(&blobs[8]).to_string()]));
+    assert_eq!(stdout(&run(&state, &["ls", "--json"])).matches("\"hash\"").count(), 19);
+}
+
+#[test]
+fn a_file_that_does_not_know_its_size_is_added_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let made_up = "/proc/version";
+    let bytes = std::fs::read(made_up).unwrap();
+    assert!(!bytes.is_empty() && std::fs::metadata(made_up).unwrap().len() == 0);
+    let hash = blake3::hash(&bytes).to_string();
+    assert_eq!(stdout(&run(dir.path(), &["add", made_up])), format!("{hash}  {made_up}\n"));
+    assert_eq!(run(dir.path(), &["get", &hash]).stdout, bytes);
+    let refused = run(dir.path(), &["add", "--reference", made_up]);
+    assert_sentence(&refused, 1, &[made_up, "says that it is empty"]);
+    assert_eq!(String::from_utf8(refused.stderr).unwrap().matches(made_up).count(), 1, "it is named once");
+}
+
+#[test]
+fn what_is_not_there_is_called_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    assert_sentence(&run(dir.path(), &["unmount", missing]), 1, &[missing, "nothing is mounted"]);
+    let output = run(dir.path(), &["serve", "--secret-file", missing]);
+    assert_sentence(&output, 2, &[missing, "No such file or directory"]);
+}
+
+#[test]
 fn standard_input_is_added_under_the_name_of_a_dash() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();

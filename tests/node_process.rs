@@ -1,6 +1,6 @@
 //! Nodes as processes: the ready line, the control socket, the background, the end, the demo.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -48,7 +48,11 @@ struct Node {
 
 impl Node {
     fn start(state: &Path, args: &[&str]) -> Self {
-        let mut child = byhash(state, args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::start_with(state, args, Stdio::null())
+    }
+
+    fn start_with(state: &Path, args: &[&str], stderr: Stdio) -> Self {
+        let mut child = byhash(state, args).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut ready = String::new();
         stdout.read_line(&mut ready).unwrap();
@@ -69,6 +73,27 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let closed = || std::io::pipe().unwrap().1.into();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap().into();
+    let logs: [&dyn Fn() -> Stdio; 2] = [&closed, &full];
+    for log in logs {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let node = Node::start_with(&state, &["serve", "--verbose"], log());
+        let address = node.ready.trim_end().rsplit('@').next().unwrap().to_owned();
+        for _ in 0..3 {
+            // Each is turned away, and that is logged.
+            let mut stranger = std::net::TcpStream::connect(&address).unwrap();
+            stranger.write_all(b"not TLS").unwrap();
+            while stranger.read(&mut [0; 100]).is_ok_and(|read| read > 0) {}
+        }
+        assert!(stdout(&run(&state, &["status"])).contains(&address));
+        assert_eq!(node.end(libc::SIGTERM).0, Some(0));
     }
 }
 

@@ -83,7 +83,13 @@ impl Add {
 
 /// Says why `path` was not added; the answer is that not all is done.
 fn not_added(path: &Path, error: &CommandError) -> bool {
-    complain(&format_args!("{}: {error}", path.display()));
+    let (name, said) = (path.display().to_string(), error.to_string());
+    let is_named = said.starts_with(&format!("{name} ")) || said.contains(&format!(" {name}: "));
+    if is_named {
+        complain(&said);
+    } else {
+        complain(&format_args!("{name}: {said}"));
+    }
     false
 }
 

@@ -53,7 +53,7 @@ impl Gc {
         // There is nothing to remove where there is no store.
         if state.path().exists() {
             excess = block_on(async {
-                let mut keeper = Keeper::reach(&state, cache_size).await?;
+                let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
                 loop {
                     let report = keeper.order(Order::Collect { target }).await?;
                     let Report::Collect(step) = report else { return Err(out_of_place()) };

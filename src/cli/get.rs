@@ -48,7 +48,7 @@ impl Get {
             return Err(not_held(&state, hash));
         }
         block_on(async {
-            match Keeper::reach(&state, cache_size).await? {
+            match Keeper::reach_existing(&state, cache_size).await? {
                 Keeper::Node(mut node) => {
                     // Nothing is written before the node has the blob.
                     let stream = node.get(hash).await.map_err(|error| why(hash, error))?;

@@ -1,15 +1,24 @@
 //! Who keeps the store: the running node, or, where none runs, this process for a moment.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::failure::CommandError;
+use super::failure::{CommandError, complain};
 use crate::config::{StateDir, store_config};
 use crate::control::{Client, ControlError, Order, Report};
 use crate::daemon::{LOCK_POLL, LOCK_WAIT};
 use crate::ids::ContentHash;
 use crate::metrics::Metrics;
 use crate::store::{HeldBlob, Store, StoreError};
+
+/// How long a command waits for a new index. What is done by then is kept, and the next command goes on from there.
+const SETTLE_WAIT: Duration = Duration::from_secs(60);
+
+/// How long it waits without a word.
+const SILENT_WAIT: Duration = Duration::from_secs(1);
+
+/// The time between two looks at whether the index is done.
+const SETTLE_POLL: Duration = Duration::from_millis(10);
 
 /// Whoever keeps the store.
 pub(super) enum Keeper {
@@ -43,7 +52,11 @@ impl Keeper {
                 state.path().display()
             )));
         }
-        Self::reach(state, cache_size).await
+        let keeper = Self::reach(state, cache_size).await?;
+        if let Self::Store(store) = &keeper {
+            settle(store).await;
+        }
+        Ok(keeper)
     }
 
     /// Has something done with the store.
@@ -59,6 +72,23 @@ impl Keeper {
         let Report::List(page) = self.order(Order::List { after: *after }).await? else { return Err(out_of_place()) };
         *after = page.next;
         Ok(page.blobs)
+    }
+}
+
+/// Waits until the store knows all of its files again, if its index had to be made anew: what is not known yet would be
+/// taken for lost.
+async fn settle(store: &Store) {
+    let start = Instant::now();
+    let mut told = false;
+    while store.is_rebuilding() {
+        let waited = start.elapsed();
+        if waited > SETTLE_WAIT {
+            return complain(&"not all files of the cache are in its new index yet; what is not, is missing here");
+        }
+        if waited > SILENT_WAIT && !std::mem::replace(&mut told, true) {
+            complain(&"the index of the cache is being made anew from its files");
+        }
+        tokio::time::sleep(SETTLE_POLL).await;
     }
 }
 

@@ -23,6 +23,9 @@ pub(super) fn start(verbose: u8, runs_a_node: bool) -> Result<(), CommandError> 
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would say on stderr that it cannot write to stderr, and panic when it cannot say that: a full disk or a closed
+        // pipe would end a node.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|error| CommandError::Failed(format!("logging cannot start: {error}")))
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::failure::CommandError;
-use crate::fuse::unmount;
+use super::failure::{CommandError, complain};
+use crate::fuse::{MountError, Unmounted, unmount};
 
 /// The arguments of `byhash unmount`.
 #[derive(Debug, Args)]
@@ -16,6 +16,19 @@ pub(super) struct Unmount {
 
 impl Unmount {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        unmount(&self.mountpoint).map_err(|error| CommandError::Failed(error.to_string()))
+        let failed = |error: MountError| {
+            CommandError::Failed(match error {
+                MountError::Missing(path) => format!("nothing is mounted at '{}': it does not exist", path.display()),
+                error => error.to_string(),
+            })
+        };
+        if unmount(&self.mountpoint).map_err(failed)? == Unmounted::FilesOpen {
+            complain(&format_args!(
+                "'{}' is unmounted, but files of it are still open, and its node ends once they are closed; \
+                 kill the node to break them off",
+                self.mountpoint.display()
+            ));
+        }
+        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use super::why::ADD_AGAIN;
 use crate::config::StateDir;
 use crate::control::{Client, Order, Report};
 use crate::ids::ContentHash;
-use crate::store::{Origin, Scrubbed};
+use crate::store::{HeldBlob, Origin, Scrubbed};
 
 /// The arguments of `byhash verify`.
 ///
@@ -50,13 +50,15 @@ struct Figures {
     damaged_blobs: u64,
     dropped_bytes: u64,
     mended_blobs: u64,
+    /// Blobs that were added here and have been damaged since, before this check.
+    incomplete_blobs: u64,
     /// Blobs that could not be read, though that is no damage, or are not held.
     unchecked_blobs: u64,
 }
 
 impl Figures {
     fn all_is_well(&self) -> bool {
-        self.mended_blobs == self.damaged_blobs && self.unchecked_blobs == 0
+        self.mended_blobs == self.damaged_blobs && self.incomplete_blobs == 0 && self.unchecked_blobs == 0
     }
 }
 
@@ -123,6 +125,7 @@ impl Check {
                 let mut after = None;
                 loop {
                     let page = self.keeper.page(&mut after).await?;
+                    page.iter().for_each(|blob| self.note_incomplete(blob));
                     let batch: Vec<_> = page.iter().map(|blob| blob.hash).collect();
                     self.batch(&batch, false).await?;
                     if after.is_none() {
@@ -164,6 +167,18 @@ impl Check {
         Ok(())
     }
 
+    /// What was added and is not all there was damaged before, and still is.
+    fn note_incomplete(&mut self, blob: &HeldBlob) {
+        if blob.origin == Origin::Local && !blob.complete {
+            let missing = size(blob.size - blob.held);
+            let (hash, state) = (blob.hash, self.state.path().display());
+            self.say(&format_args!(
+                "{hash}: {missing} have been missing since it was found damaged; it was added here: add it again, to {state}"
+            ));
+            self.figures.incomplete_blobs += 1;
+        }
+    }
+
     /// Takes note of a step, and mends what it has dropped. Gives the group to go on at.
     async fn note(&mut self, scrubbed: &Scrubbed) -> Result<Option<u64>, CommandError> {
         self.figures.checked_bytes += scrubbed.checked;
@@ -171,7 +186,7 @@ impl Check {
         if scrubbed.dropped_bytes > 0 || !scrubbed.dropped.is_empty() {
             let unmended = match &mut self.mender {
                 Some(node) => node.mend(scrubbed).await.err().map(|error| error.to_string()),
-                None => Some("'byhash verify --repair' would fetch it again".to_owned()),
+                None => Some(format!("'byhash prefetch {}' fetches it again where a peer has it", scrubbed.hash)),
             };
             let (bytes, reason) = self.damaged.entry(scrubbed.hash).or_default();
             *bytes += scrubbed.dropped_bytes;
@@ -230,7 +245,11 @@ fn for_people(figures: &Figures) -> String {
         0 => String::new(),
         count => format!("; {} could not be checked", blobs(count)),
     };
-    format!("{checked}: {damage}{unchecked}\n")
+    let incomplete = match figures.incomplete_blobs {
+        0 => String::new(),
+        count => format!("; {} damaged before and not whole again", blobs(count)),
+    };
+    format!("{checked}: {damage}{incomplete}{unchecked}\n")
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub use backing::Passthrough;
 pub use error::MountError;
 pub use mode::MountModes;
 pub use mount::{Mount, MountOptions};
-pub use unmount::unmount;
+pub use unmount::{Unmounted, unmount};
 
 /// What `mount` and `df` show as the source of a mount.
 const SOURCE_NAME: &str = "byhash";

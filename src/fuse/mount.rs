@@ -17,7 +17,7 @@ use super::adapter::Adapter;
 use super::backing::{Backings, NoPassthrough, Passthrough, try_with};
 use super::mode::MountModes;
 use super::mount_table::MountEntry;
-use super::unmount::detach;
+use super::unmount::{connection_dir, detach};
 use super::{DEVICE, MountError, direct, fusermount, kernel_window, mount_point};
 use crate::fs::{BY_HASH_NAME, Filesystem};
 
@@ -186,12 +186,11 @@ impl Mount {
     /// Cuts the connection by the kernel's control file system. Where that is not mounted, as in
     /// containers, the event loops are left to the end of the process.
     fn abort(&self) {
-        let connection = self.device.rsplit(':').next().unwrap_or_default();
-        let file = format!("/sys/fs/fuse/connections/{connection}/abort");
+        let file = connection_dir(&self.device).join("abort");
         match std::fs::write(&file, "1") {
             Ok(()) if self.wait(ABORT) => {}
             Ok(()) => tracing::warn!("the FUSE session does not end although its connection was cut"),
-            Err(error) => tracing::debug!(file, %error, "the connection could not be cut"),
+            Err(error) => tracing::debug!(file = %file.display(), %error, "the connection could not be cut"),
         }
     }
 }

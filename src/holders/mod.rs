@@ -1,8 +1,9 @@
 //! Who has what: the peers, their standing, and the question "do you have this?".
 //!
 //! A hash is a right to read, so it is never part of a question: peers are asked by
-//! [`HaveKey`](crate::ids::HaveKey), and only one that answered yes is sent the hash itself. All
-//! peers are asked at the same time, each over a lane kept free of bulk, and an answer is used the
+//! [`HaveKey`](crate::ids::HaveKey), and only one that answered yes is sent the hash itself. One of them is
+//! also shown that this node knows the hash ([`KnowledgeProof`](crate::ids::KnowledgeProof)), and sends a small blob
+//! together with its answer. All peers are asked at the same time, each over a lane kept free of bulk, and an answer is used the
 //! moment it comes: a silent peer delays nobody.
 
 mod answers;

@@ -17,8 +17,8 @@ use super::questions::{NoAnswer, Question, Said, open_ended};
 use super::{PeerError, PeerSnapshot};
 use crate::ids::{ContentHash, PeerId, PeerSpec, Priority};
 use crate::metrics::Metrics;
-use crate::transport::{Dialer, read_message, write_message};
-use crate::wire::{GROUP_LEN, Have, HaveAnswer, Message};
+use crate::transport::{BoxLane, Dialer, read_message, write_message};
+use crate::wire::{GROUP_LEN, Have, HaveAnswer, MAX_HAVE_CONTENT, Message};
 
 /// How long one peer may take to answer a have-query, dialling included. Below the two seconds a
 /// name lookup may take, so that what the others said is still of use.
@@ -27,12 +27,20 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
 /// How often the keeper looks after each peer's lanes.
 const KEEPER_PERIOD: Duration = Duration::from_millis(500);
 
-/// How long what comes with answers is waited for at least; then it can be asked for like any other blob, of
+/// How long nothing may come of what goes with answers, at least; then it can be asked for like any other blob, of
 /// another holder, too.
 const MIN_CONTENT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The same in round trips.
 const CONTENT_ROUND_TRIPS: u32 = 4;
+
+/// How long all of it may take; what has not come then has to be asked for.
+const CONTENT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Bytes a second below which a peer is not asked to send anything with its answers: they might be late.
+const MIN_CONTENT_RATE: f64 = 4.0 * MAX_HAVE_CONTENT as f64;
+
+const _: () = assert!(CONTENT_DEADLINE.as_millis() < ANSWER_DEADLINE.as_millis());
 
 const _: () = assert!(KEEPER_PERIOD.as_millis() < MAX_BACKOFF.as_millis());
 
@@ -130,6 +138,7 @@ impl Holders {
             match self.answers.get(hash, index) {
                 Some(HaveAnswer::None) => continue,
                 Some(_) => return None,
+                None if peer.rate().is_some_and(|rate| rate < MIN_CONTENT_RATE) => continue,
                 None => {}
             }
             let place = (!peer.is_connected(), peer.expected_secs(GROUP_LEN));
@@ -282,16 +291,15 @@ async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answer
         }
     }
     let patience = MIN_CONTENT_PATIENCE.max(peer.round_trip().unwrap_or_default() * CONTENT_ROUND_TRIPS);
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + CONTENT_DEADLINE;
     let mut lane = Some(lane);
     for (question, len) in sent {
         let mut content = None;
         if let Some(open) = &mut lane {
-            let mut bytes = vec![0; len];
-            match timeout_at(deadline, open.io().read_exact(&mut bytes)).await {
-                Ok(Ok(_)) => content = Some(bytes.into()),
+            match timeout_at(deadline, read_content(open.io(), len, patience)).await {
+                Ok(Some(bytes)) => content = Some(bytes),
                 // What is still to come would be taken for something else.
-                Ok(Err(_)) | Err(_) => lane = None,
+                Ok(None) | Err(_) => lane = None,
             }
         }
         let _ = question.reply.send(Ok(Said { answer: HaveAnswer::Complete, content }));
@@ -299,6 +307,19 @@ async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answer
     if let Some(lane) = lane {
         lane.release();
     }
+}
+
+/// The next `len` bytes, which are a group at most; `None` if nothing comes of them for as long as `patience`.
+async fn read_content(lane: &mut BoxLane, len: usize, patience: Duration) -> Option<Bytes> {
+    let mut bytes = vec![0; len];
+    let mut come = 0;
+    while come < len {
+        match timeout(patience, lane.read(&mut bytes[come..])).await {
+            Ok(Ok(more @ 1..)) => come += more,
+            _ => return None,
+        }
+    }
+    Some(bytes.into())
 }
 
 /// One message and its reply: as many answers as questions, and the lane, on which content may follow. A lane that

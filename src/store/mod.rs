@@ -249,6 +249,11 @@ impl Store {
         self.shared.recovery.work() == recovery::Work::Nothing
     }
 
+    /// Whether the index had to be made anew and does not know yet all that is held.
+    pub fn is_rebuilding(&self) -> bool {
+        self.shared.recovery.is_rebuilding()
+    }
+
     /// Makes durable all that was written before the call. The flusher does so by itself half a
     /// second after the last write, and five after the first at most.
     pub fn flush(&self) -> Result<(), StoreError> {

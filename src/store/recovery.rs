@@ -51,6 +51,8 @@ struct State {
     work: Work,
     /// What the files take that the index does not know is charged for, or nothing.
     counted: bool,
+    /// It could not be done, and is not tried again.
+    failed: bool,
     /// Changes whenever the work begins anew.
     round: u64,
     closing: bool,
@@ -59,7 +61,7 @@ struct State {
 impl Recovery {
     /// Nothing to do.
     pub fn new() -> Self {
-        let state = State { work: Work::Nothing, counted: true, round: 0, closing: false };
+        let state = State { work: Work::Nothing, counted: true, failed: false, round: 0, closing: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -68,7 +70,7 @@ impl Recovery {
         let mut state = self.state.lock();
         if state.work != Work::Rebuild || work == Work::Rebuild {
             state.work = work;
-            state.counted = work == Work::Nothing;
+            (state.counted, state.failed) = (work == Work::Nothing, false);
             state.round += 1;
             self.changed.notify_all();
         }
@@ -83,6 +85,12 @@ impl Recovery {
     /// What is still to be done.
     pub fn work(&self) -> Work {
         self.state.lock().work
+    }
+
+    /// Whether the index does not know yet what there is, and soon will.
+    pub fn is_rebuilding(&self) -> bool {
+        let state = self.state.lock();
+        state.work == Work::Rebuild && !state.failed
     }
 
     /// Whether all files are counted; waits for it, but no longer than `patience`.
@@ -132,6 +140,11 @@ impl Recovery {
         }
     }
 
+    fn set_failed(&self, round: u64) {
+        let mut state = self.state.lock();
+        state.failed |= state.round == round;
+    }
+
     fn set_counted(&self, round: u64) {
         let mut state = self.state.lock();
         state.counted |= state.round == round;
@@ -169,6 +182,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 tracing::warn!(%error, "the files of the cache could not all be looked at; that is done at the next start");
                 // Writes would wait for it in vain.
                 recovery.set_counted(round);
+                recovery.set_failed(round);
                 while recovery.goes_on(round) {
                     recovery.rest(FAILURE_PAUSE);
                 }

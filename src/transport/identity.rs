@@ -49,8 +49,10 @@ impl Identity {
         if create_private(path, pem.as_bytes())? {
             tracing::info!(path = %path.display(), "made a new node key");
         }
-        Self::load(path)?
-            .ok_or_else(|| KeyFileError::Read { path: path.to_owned(), error: std::io::ErrorKind::NotFound.into() })
+        Self::load(path)?.ok_or_else(|| KeyFileError::Read {
+            path: path.to_owned(),
+            error: std::io::Error::from_raw_os_error(libc::ENOENT),
+        })
     }
 
     /// A fresh key that is not written anywhere.

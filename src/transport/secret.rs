@@ -51,8 +51,10 @@ impl NetworkSecret {
     ///
     /// A file that is missing, unreadable, readable by others, or holds something else.
     pub fn load(path: &Path) -> Result<Self, KeyFileError> {
-        let content = read_private(path, WANTED)?
-            .ok_or_else(|| KeyFileError::Read { path: path.to_owned(), error: std::io::ErrorKind::NotFound.into() })?;
+        let content = read_private(path, WANTED)?.ok_or_else(|| KeyFileError::Read {
+            path: path.to_owned(),
+            error: std::io::Error::from_raw_os_error(libc::ENOENT),
+        })?;
         let line = content.strip_suffix(b"\n").unwrap_or(&content);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         Self::parse(line).ok_or_else(|| KeyFileError::Malformed { path: path.to_owned(), wanted: WANTED })

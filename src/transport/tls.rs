@@ -27,7 +27,7 @@ pub(super) fn peer_id(spki: &[u8]) -> Option<PeerId> {
     Some(PeerId::from_bytes(spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?))
 }
 
-/// `ring` with AES-128 first: the fastest suite where the processor has AES, and strong enough.
+/// `aws-lc-rs` with AES-128 first: the fastest suite where the processor has AES, and strong enough.
 fn provider() -> Arc<CryptoProvider> {
     let cipher_suites = vec![
         cipher_suite::TLS13_AES_128_GCM_SHA256,

@@ -240,6 +240,21 @@ fn verify_finds_damage_and_mends_it_with_a_node() {
 }
 
 #[test]
+fn damage_to_what_was_added_is_said_each_time_until_it_is_added_again() {
+    let sandbox = Sandbox::new();
+    let blob = content(82, MIB + 3);
+    let node = sandbox.seat("a").serve([]);
+    let hash = node.add(&blob);
+    damage(&node, &hash, &[3]);
+    for _ in 0..2 {
+        let said = complaints(&node.run(["verify"]));
+        assert!(said.len() == 1 && said[0].contains(&hash) && said[0].contains("add it again"), "{said:?}");
+    }
+    assert_eq!(node.add(&blob), hash);
+    assert_eq!(stdout(&node.run(["verify"])), "checked 1 blob, 1.0 MiB: no damage\n");
+}
+
+#[test]
 fn a_node_scrubs_in_the_background_and_mends() {
     let sandbox = Sandbox::new();
     let blob = content(90, 3 * MIB + 3);

@@ -167,7 +167,7 @@ impl Sandbox {
             let lines: Vec<_> = text.lines().collect();
             complain(&format_args!("the last lines of {}:", path.display()));
             for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
-                eprintln!("    {line}");
+                complain(&format_args!("    {line}"));
             }
         }
     }

@@ -37,14 +37,15 @@ pub(super) struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    /// Copies a file, or what it gives until its end if it is a pipe or a device.
+    /// Copies a file, or what it gives until its end if it is a pipe or a device, or does not know its size.
     pub fn file(&mut self, path: &Path, reserve: Reserve<'_>) -> Result<(ContentHash, u64), StoreError> {
         let mut file = File::open(path).map_err(io_error("open", path))?;
         let metadata = file.metadata().map_err(io_error("stat", path))?;
         if metadata.is_dir() {
             return Err(StoreError::Directory(path.to_owned()));
         }
-        if !metadata.is_file() {
+        // Files that the kernel makes up as they are read say that they are empty.
+        if !metadata.is_file() || metadata.size() == 0 {
             return self.stream(&mut file, reserve);
         }
         // Blocks that are shared take no more of the disk, so they need no room there.

@@ -9,7 +9,7 @@ mod copy;
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -248,6 +248,9 @@ fn find_in_place(path: &Path) -> Result<(PathBuf, File, u64), StoreError> {
     // A node that serves it would ask itself.
     if has_attribute(&file, MOUNT_ATTRIBUTE) {
         return Err(refused("it lies in a byhash mount"));
+    }
+    if metadata.size() == 0 && file.read_at(&mut [0], 0).is_ok_and(|read| read > 0) {
+        return Err(refused("it says that it is empty, and is not"));
     }
     Ok((place, file, metadata.size()))
 }
