@@ -33,7 +33,7 @@ pub const MAX_HAVE_CONTENT: usize = 4 * GROUP_LEN as usize;
 
 /// The length of a [`HaveKey`](crate::ids::HaveKey), in bytes.
 const HAVE_KEY_LEN: usize = 32;
-/// The length of a question with its [`KnowledgeProof`](crate::ids::KnowledgeProof), in bytes.
+/// The length of a question with its [`KnowledgeProof`], in bytes.
 const MAX_QUESTION_LEN: usize = HAVE_KEY_LEN + 1 + KnowledgeProof::LEN;
 /// The longest postcard form of a `u64`, in bytes.
 const MAX_U64_LEN: usize = 10;
