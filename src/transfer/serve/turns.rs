@@ -112,7 +112,9 @@ async fn until(at: Option<Instant>) {
 impl Inner {
     /// Whether there is a slot, and the rate allows for another slice.
     fn may_send(&mut self) -> bool {
-        self.free > 0 && self.rate.as_mut().is_none_or(Bucket::may_send)
+        // Filled in any case: when somebody is to wake next is reckoned from there.
+        let allowed = self.rate.as_mut().is_none_or(Bucket::may_send);
+        self.free > 0 && allowed
     }
 
     /// Takes a slot for `len` bytes.
@@ -140,9 +142,10 @@ impl Inner {
         None
     }
 
-    /// When the rate allows somebody to send who waits for nothing else.
+    /// When the rate allows somebody to send. Also while all slots are taken: when they come back, it may be the
+    /// rate that one has to wait for.
     fn refilled_at(&self) -> Option<Instant> {
-        self.rate.as_ref().filter(|_| self.free > 0).map(Bucket::refilled_at)
+        self.rate.as_ref().map(Bucket::refilled_at)
     }
 }
 
@@ -334,6 +337,22 @@ mod tests {
         fn pop(&mut self) -> Option<usize> {
             self.rounds.pop().map(|waiting| waiting.len)
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_while_all_slots_were_taken_is_served_once_the_rate_allows() {
+        let turns = Turns::new(Some(SLICE as u64));
+        let transfer = TransferId::from_nonce(1);
+        let slots = turns.0.lock().free;
+        let mut held = Vec::new();
+        for slot in 1..=slots {
+            // The last one overdraws the rate.
+            held.push(turns.turn(peer(1), transfer, 1, if slot == slots { SLICE } else { 0 }).await);
+        }
+        let mut late = pin!(turns.turn(peer(2), transfer, 1, SLICE));
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut late).await.is_err());
+        drop(held);
+        assert!(tokio::time::timeout(Duration::from_secs(2), late).await.is_ok(), "nobody woke it");
     }
 
     #[test]
