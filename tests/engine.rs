@@ -119,7 +119,7 @@ async fn with_a_bad_holder_alone_a_reader_gets_an_error_and_never_wrong_bytes() 
                 Vice::SilentToRequests
                 | Vice::SilentAfter(_)
                 | Vice::SilentToQuestions
-                | Vice::Trickles
+                | Vice::Trickles(_)
                 | Vice::AlwaysBusy,
                 Some(Err(error)),
             ) => {

@@ -67,6 +67,111 @@ async fn a_silent_holder_is_hedged_while_another_delivers() {
     }
 }
 
+/// Node 9, which reads from a slow holder (1) and a good one (2) that is further away.
+fn between(network: &MemoryNetwork, slow: Link) -> TestNode {
+    let near = Link::new(Duration::from_millis(5), 100_000_000);
+    let dialer = SlowDialer::new(network.dialer(node_id(9)), near).with(node_id(1), slow);
+    TestNode::with_dialer(network, 9, &[1, 2], 1 << 30, Arc::new(dialer))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_trickles_keeps_nobody_from_what_another_has() {
+    for period in [10, 100, 190] {
+        let network = MemoryNetwork::new();
+        let node = between(&network, Link::new(Duration::ZERO, 100_000_000));
+        let bytes = content(20, 3 * MIB);
+        hostile::start(&network, 1, &bytes, Vice::Trickles(period));
+        let honest = TestNode::start(&network, 2, &[]);
+        let hash = honest.hold(&bytes);
+        let start = Instant::now();
+        assert_eq!(node.engine.size(hash).await, Ok(3 * MIB as u64));
+        assert!(start.elapsed() < Duration::from_secs(1), "{period} ms: the size took {:?}", start.elapsed());
+        let reader = node.open(hash).await.unwrap();
+        for at in (0..3 * MIB).step_by(128 * KIB) {
+            let start = Instant::now();
+            let range = BlobRange::new(at as u64, (at + 128 * KIB) as u64);
+            assert!(reader.read(range, Priority::Foreground).await.unwrap() == bytes[at..at + 128 * KIB]);
+            assert!(
+                start.elapsed() < Duration::from_secs(1),
+                "{period} ms: the read at {at} took {:?}",
+                start.elapsed()
+            );
+        }
+        drop(reader);
+        node.assert_at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_size_does_not_wait_for_a_slow_link() {
+    let network = MemoryNetwork::new();
+    let node = between(&network, Link::new(Duration::ZERO, 10_000));
+    let bytes = content(21, MIB);
+    let (slow, fast) = (TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[]));
+    slow.hold(&bytes);
+    let hash = fast.hold(&bytes);
+    let start = Instant::now();
+    assert_eq!(node.engine.size(hash).await, Ok(MIB as u64));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
+}
+
+/// With 800 bytes a second and lane a group does not come within the deadline of a read, and is kept for the next one.
+#[tokio::test(start_paused = true)]
+async fn a_very_slow_link_brings_a_blob_in_the_end() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = behind(Link::new(Duration::from_millis(50), 6000), &network, 2, &[1]);
+    let bytes = content(22, 300 * KIB);
+    let hash = holder.hold(&bytes);
+    let prefetched = timeout(Duration::from_secs(300), node.read(hash, 300 * KIB as u64)).await;
+    assert!(prefetched.expect("an end").expect("all of it") == bytes);
+    assert!(node.metrics.fetched_wire_bytes.get() < 500 * KIB as u64, "{}", node.metrics.fetched_wire_bytes.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_slow_to_begin_and_dies_is_hedged_within_a_second() {
+    let network = MemoryNetwork::new();
+    let node = between(&network, Link::new(Duration::from_millis(700), 100_000_000));
+    let bytes = content(23, 8 * MIB);
+    hostile::start(&network, 1, &bytes, Vice::SilentAfter(100_000));
+    let honest = TestNode::start(&network, 2, &[]);
+    let hash = honest.hold(&bytes);
+    let start = Instant::now();
+    assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_wrong_blob_is_one_strike_and_its_holder_is_not_asked_for_it_again() {
+    let network = MemoryNetwork::new();
+    let node = TestNode::start(&network, 9, &[1]);
+    let bytes = content(24, 20 * MIB);
+    let hash = ContentHash::of(&bytes);
+    hostile::start(&network, 1, &bytes, Vice::FlipsByte(0));
+    let reader = node.engine.open(hash, 20 * MIB as u64);
+    reader.prefetch(BlobRange::new(0, 20 * MIB as u64));
+    let mut reads = JoinSet::new();
+    for i in 0..8 {
+        let reader = reader.clone();
+        let range = BlobRange::new(i * MIB as u64, (i + 1) * MIB as u64);
+        reads.spawn(async move { reader.read(range, Priority::Foreground).await });
+    }
+    for read in reads.join_all().await {
+        assert_eq!(read, Err(FetchError::WrongBytes));
+    }
+    drop(reader);
+    node.assert_at_rest().await;
+    let wire = node.metrics.fetched_wire_bytes.get();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(node.read(hash, MIB as u64).await, Err(FetchError::WrongBytes));
+    }
+    assert_eq!(node.metrics.fetched_wire_bytes.get(), wire, "it was asked again");
+    assert_eq!(node.metrics.wrong_bytes.get(), 1);
+    assert_ne!(node.holders.snapshots()[0].state, byhash::holders::PeerState::Quarantined);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_has_holds_up_no_other_reader_of_the_blob() {
     let network = MemoryNetwork::new();

@@ -209,7 +209,7 @@ async fn whatever_one_sends_with_its_answer_the_bytes_are_right_or_another_s() {
 async fn what_comes_too_late_is_not_taken_for_something_else() {
     let network = MemoryNetwork::new();
     let bytes = content(7, 5000);
-    hostile::start(&network, 1, &bytes, Vice::Trickles);
+    hostile::start(&network, 1, &bytes, Vice::Trickles(1000));
     let honest = TestNode::start(&network, 2, &[]);
     let node = TestNode::start(&network, 3, &[1, 2]);
     assert!(node.read(honest.hold(&bytes), 4096).await.unwrap() == bytes);

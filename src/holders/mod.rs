@@ -7,6 +7,7 @@
 //! moment it comes: a silent peer delays nobody.
 
 mod answers;
+mod distrust;
 pub mod hints;
 mod lanes;
 mod log;

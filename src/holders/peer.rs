@@ -35,6 +35,10 @@ const MIN_QUARANTINE: Duration = Duration::from_secs(60);
 /// The longest quarantine.
 const MAX_QUARANTINE: Duration = Duration::from_secs(3600);
 
+/// How long after a wrong reply the next one counts as the first again: what happens
+/// once a month is the disk, not the peer.
+const STRIKE_MEMORY: Duration = Duration::from_secs(24 * 3600);
+
 /// Weight of the newest sample in the moving averages of rate and round trip.
 const EWMA_WEIGHT: f64 = 0.25;
 
@@ -116,6 +120,7 @@ struct Standing {
     backoff: Duration,
     retry_at: Option<Instant>,
     strikes: u32,
+    struck_at: Option<Instant>,
     quarantines: u32,
     quarantined_until: Option<Instant>,
     rate: Option<f64>,
@@ -135,6 +140,7 @@ impl Peer {
             backoff: MIN_BACKOFF,
             retry_at: None,
             strikes: 0,
+            struck_at: None,
             quarantines: 0,
             quarantined_until: None,
             rate: None,
@@ -194,7 +200,7 @@ impl Peer {
     fn has_more_lanes(&self, kind: LaneKind) -> bool {
         match kind {
             LaneKind::Bulk => self.is_far(),
-            LaneKind::Small => self.standing.lock().least_round_trip.is_some_and(|least| least >= FAR_ROUND_TRIP),
+            LaneKind::Small => self.least_round_trip().is_some_and(|least| least >= FAR_ROUND_TRIP),
         }
     }
 
@@ -295,6 +301,10 @@ impl Peer {
             // One of the exchanges that were under way when it was quarantined.
             return true;
         }
+        if standing.struck_at.is_some_and(|at| at.elapsed() >= STRIKE_MEMORY) {
+            (standing.strikes, standing.quarantines) = (0, 0);
+        }
+        standing.struck_at = Some(Instant::now());
         standing.strikes += 1;
         standing.last_error = Some("sent wrong bytes".to_owned());
         if standing.strikes < MAX_STRIKES {
@@ -344,6 +354,12 @@ impl Peer {
     /// Smoothed time from a question to the first byte of its answer.
     pub fn round_trip(&self) -> Option<Duration> {
         self.standing.lock().round_trip.map(Duration::from_secs_f64)
+    }
+
+    /// The shortest time from a question to the first byte of its answer since it was dialled in vain: how far it is,
+    /// however busy.
+    pub fn least_round_trip(&self) -> Option<Duration> {
+        self.standing.lock().least_round_trip
     }
 
     /// Adds to the content bytes asked of it and still to come.

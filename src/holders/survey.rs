@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::Answers;
+use super::distrust::Distrust;
 use super::hints::PeerHint;
 use super::lanes::{LaneKind, PooledLane};
 use super::log::{Statement, StatementLog};
@@ -57,6 +58,8 @@ pub enum Finding {
     Silent(usize),
     /// It could not be asked.
     Unreachable(usize),
+    /// It sent wrong bytes of the blob, and was not asked.
+    Distrusted(usize),
 }
 
 impl Finding {
@@ -64,7 +67,7 @@ impl Finding {
     pub fn index(&self) -> usize {
         match self {
             Self::Has(index, _) | Self::Content(index, _) => *index,
-            Self::HasNot(index) | Self::Silent(index) | Self::Unreachable(index) => *index,
+            Self::HasNot(index) | Self::Silent(index) | Self::Unreachable(index) | Self::Distrusted(index) => *index,
         }
     }
 }
@@ -74,6 +77,7 @@ pub struct Holders {
     own_id: PeerId,
     peers: Vec<Arc<Peer>>,
     answers: Answers,
+    distrust: Distrust,
     log: StatementLog,
     metrics: Arc<Metrics>,
 }
@@ -83,7 +87,8 @@ impl Holders {
     pub fn new(specs: Vec<PeerSpec>, dialer: Arc<dyn Dialer>, metrics: Arc<Metrics>) -> Arc<Self> {
         let own_id = dialer.id();
         let peers = specs.into_iter().map(|spec| Peer::new(spec, dialer.clone())).collect();
-        Arc::new(Self { own_id, peers, answers: Answers::new(), log: StatementLog::new(), metrics })
+        let (answers, distrust, log) = (Answers::new(), Distrust::new(), StatementLog::new());
+        Arc::new(Self { own_id, peers, answers, distrust, log, metrics })
     }
 
     /// This node, as its peers know it.
@@ -138,6 +143,7 @@ impl Holders {
             match self.answers.get(hash, index) {
                 Some(HaveAnswer::None) => continue,
                 Some(_) => return None,
+                None if self.distrust.applies(hash, index) => continue,
                 None if peer.rate().is_some_and(|rate| rate < MIN_CONTENT_RATE) => continue,
                 None => {}
             }
@@ -155,6 +161,10 @@ impl Holders {
     pub fn survey(self: &Arc<Self>, hash: ContentHash, sender: Option<usize>) -> mpsc::Receiver<Finding> {
         let (findings, receiver) = mpsc::channel(self.peers.len().max(1));
         for index in 0..self.peers.len() {
+            if self.distrust.applies(&hash, index) {
+                let _ = findings.try_send(Finding::Distrusted(index));
+                continue;
+            }
             if let Some(said) = self.answers.get(&hash, index) {
                 let _ = findings.try_send(finding(index, said));
                 continue;
@@ -206,6 +216,17 @@ impl Holders {
     /// Forgets that the peer with index `index` said it has `hash`: it turned out otherwise.
     pub fn forget(&self, hash: &ContentHash, index: usize) {
         self.answers.forget(hash, index);
+    }
+
+    /// The peer with index `index` sent something that is not of `hash`: it is not asked for it any more for a while,
+    /// and for nothing at all if that happens too often.
+    pub fn note_wrong_bytes(&self, hash: ContentHash, index: usize) {
+        self.metrics.wrong_bytes.inc();
+        self.answers.forget(&hash, index);
+        self.distrust.note(hash, index);
+        let peer = &self.peers[index];
+        tracing::warn!(peer = %peer.spec(), "the peer sent bytes that do not match the hash asked for");
+        peer.note_wrong_bytes();
     }
 
     /// Asks one peer, together with whatever else it is to be asked at the moment.

@@ -31,6 +31,9 @@ pub const SMALL_LEN: u64 = SEGMENT_LEN as u64;
 /// processor's cache.
 const READ_LEN: usize = 64 * 1024;
 
+/// How long bytes that make up a group may wait for more to be checked together with them.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
+
 const _: () = assert!(READ_LEN.is_multiple_of(GROUP_LEN as usize) && SEGMENT_LEN.is_multiple_of(READ_LEN));
 const _: () = assert!(MAX_RANGE_LEN.is_multiple_of(SEGMENT_LEN as u64));
 
@@ -218,9 +221,19 @@ impl Exchange<'_> {
         done: &mut usize,
     ) -> Result<(), ExchangeError> {
         let wrong = |error: crate::verify::VerifyError| ExchangeError::WrongBytes(error.to_string());
+        let mut come = 0;
         while *done < buffer.len() {
-            let end = buffer.len().min(*done + READ_LEN);
-            self.read(lane, &mut buffer[*done..end]).await?;
+            let full = buffer.len().min(*done + READ_LEN);
+            let began = Instant::now();
+            let mut end = full;
+            while come < full {
+                come += self.read_some(lane, &mut buffer[come..full]).await?;
+                let groups = (come - *done) as u64 / GROUP_LEN;
+                if groups > 0 && come < full && began.elapsed() >= CHECK_PERIOD {
+                    end = *done + (groups * GROUP_LEN) as usize;
+                    break;
+                }
+            }
             let group = first + *done as u64 / GROUP_LEN;
             proof.check_groups(group, &buffer[*done..end]).map_err(wrong)?;
             self.guard.note_content((end - *done) as u64);
@@ -247,18 +260,23 @@ impl Exchange<'_> {
     async fn read(&self, lane: &mut BoxLane, buf: &mut [u8]) -> Result<(), ExchangeError> {
         let mut done = 0;
         while done < buf.len() {
-            match timeout(SILENCE_DEADLINE, lane.read(&mut buf[done..])).await {
-                Err(_) => return Err(ExchangeError::Silent),
-                Ok(Ok(0)) => return Err(ExchangeError::Broken("closed in the middle of a reply".to_owned())),
-                Ok(Ok(n)) => {
-                    done += n;
-                    self.guard.progress.wire.fetch_add(n as u64, Ordering::Relaxed);
-                    self.metrics.fetched_wire_bytes.add(n as u64);
-                }
-                Ok(Err(error)) => return Err(ExchangeError::Broken(error.to_string())),
-            }
+            done += self.read_some(lane, &mut buf[done..]).await?;
         }
         Ok(())
+    }
+
+    /// The next bytes from the lane into `buf`, which is not empty; at least one.
+    async fn read_some(&self, lane: &mut BoxLane, buf: &mut [u8]) -> Result<usize, ExchangeError> {
+        match timeout(SILENCE_DEADLINE, lane.read(buf)).await {
+            Err(_) => Err(ExchangeError::Silent),
+            Ok(Ok(0)) => Err(ExchangeError::Broken("closed in the middle of a reply".to_owned())),
+            Ok(Ok(n)) => {
+                self.guard.progress.wire.fetch_add(n as u64, Ordering::Relaxed);
+                self.metrics.fetched_wire_bytes.add(n as u64);
+                Ok(n)
+            }
+            Ok(Err(error)) => Err(ExchangeError::Broken(error.to_string())),
+        }
     }
 }
 

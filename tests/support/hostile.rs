@@ -12,9 +12,6 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::node_id;
 
-/// How often a holder that trickles sends a byte.
-const TRICKLE_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// What a holder does when it is asked for content. All of them say that they have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vice {
@@ -24,8 +21,8 @@ pub enum Vice {
     SilentToRequests,
     /// Falls silent after this many bytes of the reply's body.
     SilentAfter(usize),
-    /// Sends a byte of the reply's body each second.
-    Trickles,
+    /// Sends a byte of the reply's body each time so many milliseconds are over.
+    Trickles(u64),
     /// Closes the lane after this many bytes of the reply's body.
     CutsAfter(usize),
     /// Says that it does not have it after all.
@@ -60,7 +57,8 @@ pub const VICES: &[Vice] = &[
     Vice::SilentToRequests,
     Vice::SilentAfter(0),
     Vice::SilentAfter(100_000),
-    Vice::Trickles,
+    Vice::Trickles(1000),
+    Vice::Trickles(100),
     Vice::CutsAfter(0),
     Vice::CutsAfter(70_000),
     Vice::CutsAfter(300_000),
@@ -193,7 +191,9 @@ impl Holder {
             _ if asked.proof.is_none() => return None,
             Vice::ClaimsMore(more) => size + more,
             Vice::ClaimsLess(less) => size.saturating_sub(less),
-            Vice::SilentAfter(_) | Vice::Trickles | Vice::CutsAfter(_) | Vice::FlipsByte(_) | Vice::Surplus(_) => size,
+            Vice::SilentAfter(_) | Vice::Trickles(_) | Vice::CutsAfter(_) | Vice::FlipsByte(_) | Vice::Surplus(_) => {
+                size
+            }
             _ => return None,
         };
         (1..=GROUP_LEN).contains(&len).then_some(len as u32)
@@ -214,9 +214,9 @@ impl Holder {
             Vice::Surplus(more) => body.extend(vec![7; more]),
             _ => {}
         }
-        if self.vice == Vice::Trickles {
+        if let Vice::Trickles(period) = self.vice {
             for byte in body {
-                tokio::time::sleep(TRICKLE_PERIOD).await;
+                tokio::time::sleep(std::time::Duration::from_millis(period)).await;
                 lane.write_all(&[byte]).await.ok()?;
                 lane.flush().await.ok()?;
             }

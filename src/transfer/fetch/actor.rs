@@ -15,7 +15,7 @@ use super::candidates::Candidates;
 use super::flight::{Event, Flight, Outlet};
 use super::patience::Patience;
 use super::waiters::{Destination, Filled, Waiter, Waiters};
-use crate::holders::{Finding, Peer};
+use crate::holders::Finding;
 use crate::ids::{ContentHash, TransferId};
 use crate::permits::Permit;
 use crate::store::Blob;
@@ -233,9 +233,7 @@ impl Actor {
         (self.id, self.transfer) = (TransferId::next(), None);
         self.fail_all(&FetchError::Cancelled);
         self.readers.clear();
-        for (_, flight) in self.flights.drain() {
-            self.candidates.note_end(flight.peer_index, None, &flight.left);
-        }
+        self.break_off(|_| true);
     }
 
     /// Whether nothing new may be asked for.
@@ -258,10 +256,7 @@ impl Actor {
 
     /// Takes back those of the exchanges that nobody has been asked for yet.
     pub(super) fn recall(&mut self, which: impl Fn(&Flight) -> bool) {
-        let unsent = |flight: &Flight| !flight.progress.sent.load(Ordering::Relaxed);
-        for (_, flight) in self.flights.extract_if(|_, flight| unsent(flight) && which(flight)) {
-            self.candidates.note_end(flight.peer_index, None, &flight.left);
-        }
+        self.break_off(|flight| !flight.progress.sent.load(Ordering::Relaxed) && which(flight));
     }
 
     /// Takes what the store has of the blob.
@@ -382,12 +377,12 @@ impl Actor {
         self.wasted += group_total(&known) * GROUP_LEN;
     }
 
-    fn note_error(&self, flight: &Flight, error: &ExchangeError) {
+    pub(super) fn note_error(&mut self, flight: &Flight, error: &ExchangeError) {
         let peer = flight.peer.spec();
         tracing::debug!(%peer, hash = %self.hash, "exchange failed: {error}");
         self.shared.holders.note_failed(self.hash, flight.peer_index, error.to_string());
         match error {
-            ExchangeError::WrongBytes(_) => self.note_wrong_bytes(&flight.peer, flight.peer_index),
+            ExchangeError::WrongBytes(_) => self.note_wrong_bytes(flight.peer_index),
             ExchangeError::Busy(_) => {}
             _ => {
                 self.shared.holders.forget(&self.hash, flight.peer_index);
@@ -399,11 +394,10 @@ impl Actor {
     }
 
     /// A peer sent something that is not of the blob.
-    pub(super) fn note_wrong_bytes(&self, peer: &Peer, index: usize) {
-        self.shared.metrics.wrong_bytes.inc();
-        tracing::warn!(peer = %peer.spec(), "the peer sent bytes that do not match the hash asked for");
-        peer.note_wrong_bytes();
-        self.shared.holders.forget(&self.hash, index);
+    pub(super) fn note_wrong_bytes(&mut self, index: usize) {
+        self.shared.holders.note_wrong_bytes(self.hash, index);
+        self.candidates.ban(index);
+        self.break_off(|flight| flight.peer_index == index);
     }
 
     fn finding(&mut self, finding: Option<Finding>) {
@@ -438,14 +432,14 @@ impl Actor {
         if self.readers.is_empty() {
             self.ahead = RangeSet::new();
             if !self.has_demand() {
-                self.break_off();
+                self.break_off(|flight| is_long(flight));
             }
         }
     }
 
-    /// Closes the lanes of exchanges of which much is still to come; lets the others end.
-    fn break_off(&mut self) {
-        for (_, flight) in self.flights.extract_if(|_, flight| is_long(flight)) {
+    /// Breaks off those of the exchanges; their lanes are closed, if they have got one.
+    pub(super) fn break_off(&mut self, mut which: impl FnMut(&mut Flight) -> bool) {
+        for (_, flight) in self.flights.extract_if(|_, flight| which(flight)) {
             self.candidates.note_end(flight.peer_index, None, &flight.left);
         }
     }

@@ -46,7 +46,6 @@ impl Actor {
 
     /// The peer with index `index` has sent `content` with its answer: all of the blob, if it told the truth.
     pub(super) fn take_content(&mut self, index: usize, content: &Bytes) {
-        let peer = self.shared.holders.peers()[index].clone();
         let size = content.len() as u64;
         let whole = 0..1;
         let proof = Proof::verify(&self.hash, size, std::slice::from_ref(&whole), Vec::new());
@@ -55,14 +54,13 @@ impl Actor {
             Ok(proof) => proof,
             Err(error) => {
                 self.shared.holders.note_failed(self.hash, index, format!("it sent wrong bytes: {error}"));
-                self.note_wrong_bytes(&peer, index);
-                return self.candidates.ban(index);
+                return self.note_wrong_bytes(index);
             }
         };
         self.shared.metrics.fetched_bytes.add(size);
         self.shared.metrics.fetched_wire_bytes.add(size);
         self.shared.metrics.came_with_answer.inc();
-        peer.note_content(size);
+        self.shared.holders.peers()[index].note_content(size);
         if self.size.is_some() {
             // Another holder was faster, or the store has had it all the time.
             self.wasted += size;

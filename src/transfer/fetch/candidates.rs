@@ -152,6 +152,7 @@ impl Candidates {
                 }
             }
             Finding::Has(..) | Finding::Content(..) | Finding::Unreachable(_) => {}
+            Finding::Distrusted(index) => self.ban(index),
             Finding::HasNot(index) => {
                 self.verdicts.said_no = true;
                 if !self.had_none.contains(&index) {
@@ -255,7 +256,9 @@ impl Candidates {
     /// Never again counts on the one with index `index`: it sent wrong bytes of this blob.
     pub fn ban(&mut self, index: usize) {
         self.verdicts.wrong = true;
-        self.banned.push(index);
+        if !self.banned.contains(&index) {
+            self.banned.push(index);
+        }
         self.usable.retain(|candidate| candidate.index != index);
     }
 
@@ -315,11 +318,12 @@ impl Candidates {
         Some((candidate.index, candidate.peer.clone(), piece))
     }
 
-    /// Seconds until the fastest holder whose speed is known and that is free, other than `without`, would have brought all of
-    /// `groups`.
-    pub fn expected_secs(&self, groups: &Range<u64>, without: usize, now: Instant) -> Option<f64> {
+    /// Seconds until the fastest holder that is free, other than those of `without`, would have brought all of `groups`;
+    /// one whose speed is not known is left out unless `unknown` says otherwise.
+    pub fn expected_secs(&self, groups: &Range<u64>, without: &[usize], unknown: bool, now: Instant) -> Option<f64> {
         let free = self.usable.iter().filter(|candidate| candidate.is_free(Priority::ReadAhead, now));
-        let others = free.filter(|candidate| candidate.index != without && candidate.peer.rate().is_some());
+        let others = free.filter(|candidate| !without.contains(&candidate.index));
+        let others = others.filter(|candidate| unknown || candidate.peer.rate().is_some());
         let able =
             others.filter(|candidate| candidate.has.as_ref().is_none_or(|has| has.gaps(groups).next().is_none()));
         let len = (groups.end - groups.start) * GROUP_LEN;
@@ -361,7 +365,8 @@ impl Candidates {
                 self.verdicts.lost = true;
                 true
             }
-            ExchangeError::WrongBytes(_) => return self.ban(index),
+            // It is banned.
+            ExchangeError::WrongBytes(_) => true,
             ExchangeError::Silent => {
                 self.verdicts.silent = true;
                 true

@@ -70,7 +70,11 @@ pub(super) struct Flight {
     /// The last value of `progress` seen, and when it changed.
     pub seen: (bool, u64),
     pub changed: Instant,
-    /// Nothing came for too long: its groups may be asked of others.
+    /// When a group's worth of bytes had come last, and how many bytes had by then.
+    pub fed: (Instant, u64),
+    /// When bytes were verified last, or it waited for something of this node.
+    pub verified_at: Instant,
+    /// Nothing, or next to nothing, came for too long: its groups may be asked of others.
     pub stalled: bool,
     /// Nobody wanted what was left of it at the last look.
     pub unwanted: bool,
@@ -90,15 +94,25 @@ impl Flight {
         let received = self.progress.received.load(Ordering::Relaxed);
         (now - self.launched).as_secs_f64() * left as f64 / received.max(GROUP_LEN) as f64
     }
+
+    /// The same before the first bytes are verified: all of it is short, and checked when it has come.
+    pub fn expected_secs_of_first(&self, now: Instant) -> f64 {
+        let come = self.progress.wire.load(Ordering::Relaxed);
+        let left = (group_total(&self.left) * GROUP_LEN).saturating_sub(come);
+        (now - self.launched).as_secs_f64() * left as f64 / come.max(1) as f64
+    }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.peer.sub_outstanding(self.outstanding);
         let received = self.progress.received.load(Ordering::Relaxed);
-        if !self.left.is_empty() && received > 0 {
+        // What came and was not checked yet says how slow the holder is, not how fast.
+        let trickled = || Some(self.progress.wire.load(Ordering::Relaxed)).filter(|_| self.stalled || self.doubled);
+        let come = Some(received).filter(|received| *received > 0).or_else(trickled);
+        if let Some(come) = come.filter(|_| !self.left.is_empty()) {
             // Broken off: what came says how fast the holder is, all the same.
-            self.peer.note_rate(received, self.launched.elapsed());
+            self.peer.note_rate(come, self.launched.elapsed());
         }
         self.task.abort();
     }
@@ -155,6 +169,8 @@ pub(super) fn launch(
         progress,
         seen: (false, 0),
         changed: Instant::now(),
+        fed: (Instant::now(), 0),
+        verified_at: Instant::now(),
         stalled: false,
         unwanted: false,
         received: 0,

@@ -10,7 +10,10 @@ use super::actor::{Actor, is_long};
 use super::answered::Awaited;
 use super::plan::FIRST_GROUPS;
 use super::waiters::Waiter;
+use crate::holders::Peer;
 use crate::transfer::FetchError;
+use crate::transfer::exchange::ExchangeError;
+use crate::verify::GROUP_LEN;
 
 /// How often exchanges are looked after.
 const TICK: Duration = Duration::from_millis(50);
@@ -20,6 +23,17 @@ const MIN_STALL: Duration = Duration::from_millis(200);
 
 /// Round trips without progress that count as a stall.
 const STALL_ROUND_TRIPS: u32 = 4;
+
+/// Time without progress after which a range is asked of another holder in any case, unless its way alone takes
+/// longer: a round trip is measured together with the wait at a holder that is busy.
+const MAX_BUSY_STALL: Duration = Duration::from_millis(800);
+
+/// The same however long the way seems to be.
+const MAX_STALL: Duration = Duration::from_secs(2);
+
+/// How long a group's worth of bytes may take before an exchange counts as stalled, times the exchanges under way,
+/// which may share a slow link.
+const TRICKLE_STALL: Duration = Duration::from_secs(2);
 
 /// How long an exchange may wait for its lane before it counts as stalled.
 const LANE_STALL: Duration = Duration::from_secs(1);
@@ -38,8 +52,8 @@ const SWARM_NEWS_PERIOD: Duration = Duration::from_millis(200);
 const SURVEY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long those who want something wait while nothing at all is verified and no holder has
-/// fallen silent for good (one that is always busy, or sends a byte a second). The seed's bound on
-/// a transfer.
+/// fallen silent for good (one that is always busy, or sends a byte a second), and how long an exchange goes on that
+/// brings nothing that can be verified. The seed's bound on a transfer.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the task knows of time.
@@ -92,36 +106,52 @@ impl Actor {
         }
         self.patience.tick_at = now + TICK;
         self.break_off_unwanted();
+        self.end_fruitless(now);
+        let sharing = self.flights.len() as u32;
         for flight in self.flights.values_mut() {
             let progress = &flight.progress;
             let seen = (progress.sent.load(Relaxed), progress.wire.load(Relaxed));
+            let held_up = progress.held_up.load(Relaxed);
             let received = progress.received.load(Relaxed);
+            if !seen.0 || held_up {
+                flight.verified_at = now;
+                flight.fed = (now, seen.1);
+            }
+            if seen.1 - flight.fed.1 >= GROUP_LEN {
+                flight.fed = (now, seen.1);
+            }
             if received != flight.received {
                 flight.received = received;
+                flight.verified_at = now;
                 // Before the size is proven all of it may have to come again, and again.
                 if self.size.is_some() {
                     self.patience.moved_at = now;
                 }
             }
-            if seen != flight.seen || progress.held_up.load(Relaxed) {
+            if seen != flight.seen || held_up {
                 flight.seen = seen;
                 flight.changed = now;
-                flight.stalled = false;
-                continue;
             }
-            let patience = match flight.peer.round_trip() {
-                _ if !seen.0 => LANE_STALL,
-                Some(round_trip) => MIN_STALL.max(round_trip * STALL_ROUND_TRIPS),
-                None => MIN_STALL,
-            };
-            if !flight.stalled && now - flight.changed >= patience {
-                flight.stalled = true;
+            let patience = if seen.0 { stall_of(&flight.peer) } else { LANE_STALL };
+            let stalled = now - flight.changed >= patience || now - flight.fed.0 >= TRICKLE_STALL * sharing;
+            if stalled && !flight.stalled {
                 flight.peer.note_stall();
             }
+            flight.stalled = stalled;
         }
     }
 
-    /// Breaks off exchanges that make no progress or of which much is still to come, if nobody wanted
+    /// Ends the exchanges that bring nothing that could be verified, as if their holders were silent.
+    fn end_fruitless(&mut self, now: Instant) {
+        let fruitless: Vec<_> =
+            self.flights.extract_if(|_, flight| now - flight.verified_at >= PROGRESS_DEADLINE).collect();
+        for (_, flight) in fruitless {
+            self.note_error(&flight, &ExchangeError::Silent);
+            self.candidates.note_end(flight.peer_index, Some(&ExchangeError::Silent), &flight.left);
+        }
+    }
+
+    /// Breaks off exchanges that make no or little progress or of which much is still to come, if nobody wanted
     /// any of it at two looks in a row: another holder was faster, or the reader went elsewhere.
     fn break_off_unwanted(&mut self) {
         if self.size.is_none() && (self.has_demand() || !self.ahead.is_empty()) {
@@ -134,7 +164,7 @@ impl Actor {
         };
         let ended = self.flights.extract_if(|_, flight| {
             let was_unwanted = std::mem::replace(&mut flight.unwanted, !is_wanted(&flight.left));
-            was_unwanted && flight.unwanted && (flight.stalled || is_long(flight))
+            was_unwanted && flight.unwanted && (flight.stalled || flight.doubled || is_long(flight))
         });
         for (_, flight) in ended {
             self.candidates.note_end(flight.peer_index, None, &flight.left);
@@ -148,6 +178,7 @@ impl Actor {
         }
         if self.has_demand() && now - self.patience.moved_at >= PROGRESS_DEADLINE {
             self.fail_all(&FetchError::TimedOut);
+            self.break_off(|_| true);
         }
         if self.survey.is_some() || !self.has_demand() && self.ahead.is_empty() {
             return;
@@ -269,4 +300,11 @@ impl Actor {
         let wake = [retry, survey, awaited].into_iter().flatten().fold(self.patience.tick_at, Instant::min);
         wake.max(now + Duration::from_millis(1))
     }
+}
+
+/// How long an exchange with `peer` may bring nothing before it counts as stalled.
+pub(super) fn stall_of(peer: &Peer) -> Duration {
+    let (usual, least) = (peer.round_trip().unwrap_or_default(), peer.least_round_trip().unwrap_or_default());
+    let busy = (usual * STALL_ROUND_TRIPS).min(MAX_BUSY_STALL);
+    busy.max(least * STALL_ROUND_TRIPS).clamp(MIN_STALL, MAX_STALL)
 }

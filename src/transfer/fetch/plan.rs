@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::actor::{Actor, group_total};
 use super::flight::{Flight, launch};
+use super::patience::stall_of;
 use super::swarm::SWARM_GROUPS;
 use super::waiters::Waiter;
 use crate::holders::{LaneKind, PIECE_LEN, Peer};
@@ -45,6 +46,9 @@ const DOUBLING_FACTOR: f64 = 2.0;
 
 /// What an exchange has to take for that at least, in seconds: two looks at all exchanges.
 const MIN_DOUBLED_SECS: f64 = 0.1;
+
+/// What an exchange has to take for a holder to be asked of whose speed nothing is known, in seconds.
+const MIN_DOUBLED_UNKNOWN_SECS: f64 = 1.0;
 
 /// Pieces that nobody can take now and that are passed over, in one round of planning.
 const MAX_PASSED: usize = 64;
@@ -120,9 +124,12 @@ impl Actor {
     /// Near the end, when nothing is left to give out: asks a holder that has nothing to do for the
     /// later part of what the slowest exchange still owes, so that both are done at the same time.
     fn double_slowest(&mut self, transfer: &Transfer, now: Instant) {
+        if self.size.is_none() {
+            return self.double_first(transfer, now);
+        }
         // One at a time, and only while that is of use.
         let under_way = self.flights.values().any(|flight| flight.doubled);
-        if self.size.is_none() || under_way || self.wasted > MAX_WASTED {
+        if under_way || self.wasted > MAX_WASTED {
             return;
         }
         let owing = self.flights.values_mut().filter(|flight| !flight.doubled && !flight.stalled && !flight.unwanted);
@@ -134,7 +141,10 @@ impl Actor {
             return;
         };
         let slow = flight.expected_secs(now);
-        let Some(fast) = self.candidates.expected_secs(&rest, flight.peer_index, now) else { return };
+        let Some(fast) = self.candidates.expected_secs(&rest, &[flight.peer_index], is_anybody_better(slow), now)
+        else {
+            return;
+        };
         if slow < DOUBLING_FACTOR * fast || slow < MIN_DOUBLED_SECS {
             return;
         }
@@ -152,6 +162,32 @@ impl Actor {
         self.shared.metrics.exchanges_doubled.inc();
         let ask = Ask { hash: self.hash, groups, size: self.size, lane: LaneKind::Bulk, priority: Priority::ReadAhead };
         self.launch(transfer, index, peer, ask);
+    }
+
+    /// Asks another holder for the size if the exchange that is to prove it is slow: a reader waits for nothing else, and
+    /// it is short.
+    fn double_first(&mut self, transfer: &Transfer, now: Instant) {
+        if !self.has_demand() || self.may_be_coming(now) {
+            return;
+        }
+        let asked: Vec<usize> = self.flights.values().map(|flight| flight.peer_index).collect();
+        let is_slow = |flight: &&mut Flight| {
+            !flight.doubled && now - flight.launched >= stall_of(&flight.peer) && !flight.stalled
+        };
+        for flight in self.flights.values_mut().filter(is_slow) {
+            let slow = flight.expected_secs_of_first(now);
+            let fast = self.candidates.expected_secs(&FIRST_GROUPS, &asked, is_anybody_better(slow), now);
+            if slow < MIN_DOUBLED_SECS || fast.is_none_or(|fast| slow < DOUBLING_FACTOR * fast) {
+                continue;
+            }
+            let chosen = self.candidates.choose(&FIRST_GROUPS, Priority::Foreground, &asked, now);
+            let Some((index, peer, groups)) = chosen else { continue };
+            flight.doubled = true;
+            self.shared.metrics.exchanges_doubled.inc();
+            let (lane, groups) = lane_for(&peer, groups, Priority::Foreground);
+            let ask = Ask { hash: self.hash, groups, size: None, lane, priority: Priority::Foreground };
+            return self.launch(transfer, index, peer, ask);
+        }
     }
 
     /// The next groups to ask for that are not in `covered`.
@@ -203,6 +239,11 @@ impl Actor {
         let free = covered.gaps(&(piece.start..end)).next().map_or(end, |gap| gap.end);
         piece.start..free.max(piece.start + 1)
     }
+}
+
+/// Whether an exchange that takes `slow` seconds is worth asking a holder of whose speed nothing is known.
+fn is_anybody_better(slow: f64) -> bool {
+    slow >= MIN_DOUBLED_UNKNOWN_SECS
 }
 
 /// The kind of lane for an exchange, and its groups: of what is urgent, no more than a lane kept free of
