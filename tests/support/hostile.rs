@@ -33,6 +33,8 @@ pub enum Vice {
     AlwaysBusy,
     /// Flips a bit of this byte of the reply's body (proof first, then content).
     FlipsByte(usize),
+    /// Flips a bit of each reply that is longer than the first.
+    FlipsInLong,
     /// Claims a size that is larger by this much.
     ClaimsMore(u64),
     /// Claims a size that is smaller by this much.
@@ -68,6 +70,7 @@ pub const VICES: &[Vice] = &[
     Vice::FlipsByte(0),
     Vice::FlipsByte(30_000),
     Vice::FlipsByte(70_000),
+    Vice::FlipsInLong,
     Vice::ClaimsMore(1),
     Vice::ClaimsMore(1 << 40),
     Vice::ClaimsLess(1),
@@ -211,6 +214,7 @@ impl Holder {
                 let at = at.min(body.len().saturating_sub(1));
                 body.get_mut(at).into_iter().for_each(|byte| *byte ^= 4);
             }
+            Vice::FlipsInLong if body.len() > 100_000 => body[0] ^= 4,
             Vice::Surplus(more) => body.extend(vec![7; more]),
             _ => {}
         }

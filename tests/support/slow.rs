@@ -14,8 +14,11 @@ use byhash::wire::Hello;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-/// Bytes that arrive in one piece, as a TLS record does.
+/// Bytes that arrive in one piece at most, as a TLS record does.
 const RECORD: usize = 16 * 1024;
+
+/// Pieces that arrive in a second at least.
+const RECORDS_PER_SECOND: u64 = 2;
 
 /// A link; what comes in over it takes its time. Clones are the same link.
 #[derive(Clone)]
@@ -105,7 +108,8 @@ impl AsyncRead for SlowLane {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.arriving.is_none() {
-            let mut record = vec![0; RECORD];
+            let most = usize::try_from(this.link.rate / RECORDS_PER_SECOND).map_or(RECORD, |most| most.min(RECORD));
+            let mut record = vec![0; most];
             let mut part = ReadBuf::new(&mut record);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
             let len = part.filled().len();

@@ -308,3 +308,32 @@ pub(super) fn stall_of(peer: &Peer) -> Duration {
     let busy = (usual * STALL_ROUND_TRIPS).min(MAX_BUSY_STALL);
     busy.max(least * STALL_ROUND_TRIPS).clamp(MIN_STALL, MAX_STALL)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::holders::Holders;
+    use crate::ids::PeerId;
+    use crate::transport::memory::MemoryNetwork;
+
+    /// How long a peer may bring nothing whose answers took so many milliseconds.
+    fn stall_after(round_trips: &[u64]) -> u128 {
+        let dialer = MemoryNetwork::new().dialer(PeerId::from_bytes([1; 32]));
+        let holders = Holders::new(vec!["peer:7117".parse().unwrap()], Arc::new(dialer), Arc::default());
+        let peer = &holders.peers()[0];
+        round_trips.iter().for_each(|ms| peer.note_round_trip(Duration::from_millis(*ms)));
+        stall_of(peer).as_millis()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_far_away_is_waited_for_longer_than_one_that_is_busy() {
+        assert_eq!(stall_after(&[]), MIN_STALL.as_millis());
+        assert_eq!(stall_after(&[1]), MIN_STALL.as_millis());
+        assert_eq!(stall_after(&[300]), 1200);
+        let busy = [1, 1500, 1500, 1500, 1500];
+        assert_eq!(stall_after(&busy), MAX_BUSY_STALL.as_millis());
+        assert_eq!(stall_after(&[1500]), MAX_STALL.as_millis());
+    }
+}
