@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::names::Names;
 use super::{BoxFuture, BoxLane, Identity, NetworkSecret, TransportError, handshake, tcp};
 use crate::ids::{PeerId, PeerSpec};
 use crate::metrics::Metrics;
@@ -17,8 +18,6 @@ use crate::metrics::Metrics;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one address is waited for before the next is tried beside it (RFC 8305, section 5).
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
-/// How many addresses of one name are tried.
-const MAX_ADDRESSES: usize = 8;
 
 /// Opens lanes.
 pub trait Dialer: Send + Sync + 'static {
@@ -30,10 +29,10 @@ pub trait Dialer: Send + Sync + 'static {
 }
 
 /// Opens lanes over TCP and TLS.
-#[derive(Debug)]
 pub struct TcpDialer {
     identity: Identity,
     secret: Option<NetworkSecret>,
+    names: Names,
     metrics: Arc<Metrics>,
 }
 
@@ -41,7 +40,7 @@ impl TcpDialer {
     /// A dialler that is `identity`, and that proves `secret` to those it dials and lets it vouch
     /// for those of them that are named without an id.
     pub fn new(identity: Identity, secret: Option<NetworkSecret>, metrics: Arc<Metrics>) -> Self {
-        Self { identity, secret, metrics }
+        Self { identity, secret, names: Names::new(), metrics }
     }
 }
 
@@ -55,7 +54,7 @@ impl Dialer for TcpDialer {
             if peer.id.is_none() && self.secret.is_none() {
                 return Err(TransportError::NoWayToTrust(peer.clone()));
             }
-            let stream = timeout(CONNECT_TIMEOUT, connect(peer))
+            let stream = timeout(CONNECT_TIMEOUT, connect(&self.names, peer))
                 .await
                 .unwrap_or(Err(TransportError::TimedOut("connecting to the peer")))?;
             let socket = tcp::prepare(stream)?;
@@ -66,10 +65,9 @@ impl Dialer for TcpDialer {
     }
 }
 
-async fn connect(peer: &PeerSpec) -> Result<TcpStream, TransportError> {
+async fn connect(names: &Names, peer: &PeerSpec) -> Result<TcpStream, TransportError> {
     let unresolved = |error| TransportError::Resolve { host: peer.host.clone(), error };
-    let addresses: Vec<_> =
-        lookup_host((peer.host.as_str(), peer.port)).await.map_err(unresolved)?.take(MAX_ADDRESSES).collect();
+    let addresses = names.addresses(&peer.host, peer.port).await.map_err(unresolved)?;
     connect_any(addresses).await.map_err(|error| TransportError::Connect { peer: peer.clone(), error })
 }
 

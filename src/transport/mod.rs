@@ -38,6 +38,7 @@ mod key_file;
 mod lane;
 mod listener;
 pub mod memory;
+mod names;
 mod secret;
 mod tcp;
 #[cfg(test)]
