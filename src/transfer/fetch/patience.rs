@@ -56,6 +56,9 @@ const SURVEY_PAUSE: Duration = Duration::from_millis(500);
 /// brings nothing that can be verified. The seed's bound on a transfer.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Seconds that the rest of an exchange that nobody wants any more may take; the lane of one that takes longer is closed.
+const MAX_DRAIN_SECS: f64 = 1.0;
+
 /// What the task knows of time.
 pub(super) struct Patience {
     /// When to look after the exchanges next.
@@ -105,7 +108,7 @@ impl Actor {
             return;
         }
         self.patience.tick_at = now + TICK;
-        self.break_off_unwanted();
+        self.break_off_unwanted(now);
         self.end_fruitless(now);
         let sharing = self.flights.len() as u32;
         for flight in self.flights.values_mut() {
@@ -153,7 +156,7 @@ impl Actor {
 
     /// Breaks off exchanges that make no or little progress or of which much is still to come, if nobody wanted
     /// any of it at two looks in a row: another holder was faster, or the reader went elsewhere.
-    fn break_off_unwanted(&mut self) {
+    fn break_off_unwanted(&mut self, now: Instant) {
         if self.size.is_none() && (self.has_demand() || !self.ahead.is_empty()) {
             return;
         }
@@ -164,7 +167,9 @@ impl Actor {
         };
         let ended = self.flights.extract_if(|_, flight| {
             let was_unwanted = std::mem::replace(&mut flight.unwanted, !is_wanted(&flight.left));
-            was_unwanted && flight.unwanted && (flight.stalled || flight.doubled || is_long(flight))
+            was_unwanted
+                && flight.unwanted
+                && (flight.stalled || is_long(flight) || flight.expected_secs(now) >= MAX_DRAIN_SECS)
         });
         for (_, flight) in ended {
             self.candidates.note_end(flight.peer_index, None, &flight.left);
