@@ -127,7 +127,7 @@ fn two_holders_of_unequal_speed_give_more_than_either() {
     const ATTEMPTS: u8 = 3;
     let hosts = Hosts::new("sum", &RATES);
     let sandbox = Sandbox::new();
-    let blobs: Vec<_> = (0..ATTEMPTS).map(|attempt| content(40 + u64::from(attempt), 24 * MIB)).collect();
+    let blobs: Vec<_> = (0..ATTEMPTS).map(|attempt| content(40 + u64::from(attempt), 48 * MIB)).collect();
     let (holders, reader) = hosts.nodes(&sandbox, &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let shares = || holders.iter().map(|holder| reader.fetched_from(&holder.id) as f64).collect::<Vec<_>>();
     let good = blobs.iter().any(|bytes| {
