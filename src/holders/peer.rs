@@ -294,12 +294,12 @@ impl Peer {
         standing.last_error = Some(what.to_owned());
     }
 
-    /// Notes a reply that did not verify. True if the peer is now quarantined for everything.
-    pub fn note_wrong_bytes(&self) -> bool {
+    /// Notes a reply that did not verify. Too many, and the peer is quarantined for everything.
+    pub fn note_wrong_bytes(&self) {
         let mut standing = self.standing.lock();
         if standing.quarantined_until.is_some_and(|until| Instant::now() < until) {
             // One of the exchanges that were under way when it was quarantined.
-            return true;
+            return;
         }
         if standing.struck_at.is_some_and(|at| at.elapsed() >= STRIKE_MEMORY) {
             (standing.strikes, standing.quarantines) = (0, 0);
@@ -308,14 +308,13 @@ impl Peer {
         standing.strikes += 1;
         standing.last_error = Some("sent wrong bytes".to_owned());
         if standing.strikes < MAX_STRIKES {
-            return false;
+            return;
         }
         let length = MIN_QUARANTINE.saturating_mul(1 << standing.quarantines.min(10)).min(MAX_QUARANTINE);
         standing.quarantines += 1;
         standing.quarantined_until = Some(Instant::now() + length);
         standing.state = PeerState::Quarantined;
         tracing::warn!(peer = %self.spec, "quarantined for {} s: it keeps sending wrong bytes", length.as_secs());
-        true
     }
 
     /// Notes `bytes` of verified content that took `elapsed` from the request.

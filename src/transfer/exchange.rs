@@ -225,15 +225,11 @@ impl Exchange<'_> {
         while *done < buffer.len() {
             let full = buffer.len().min(*done + READ_LEN);
             let began = Instant::now();
-            let mut end = full;
-            while come < full {
+            let is_enough = |come: usize| (come - *done) as u64 >= GROUP_LEN && began.elapsed() >= CHECK_PERIOD;
+            while come < full && !is_enough(come) {
                 come += self.read_some(lane, &mut buffer[come..full]).await?;
-                let groups = (come - *done) as u64 / GROUP_LEN;
-                if groups > 0 && come < full && began.elapsed() >= CHECK_PERIOD {
-                    end = *done + (groups * GROUP_LEN) as usize;
-                    break;
-                }
             }
+            let end = if come == full { full } else { come - (come - *done) % GROUP_LEN as usize };
             let group = first + *done as u64 / GROUP_LEN;
             proof.check_groups(group, &buffer[*done..end]).map_err(wrong)?;
             self.guard.note_content((end - *done) as u64);

@@ -360,10 +360,7 @@ impl Actor {
             }
             Event::Ended { flight: number, result } => {
                 let Some(flight) = self.flights.remove(&number) else { return };
-                if let Err(error) = &result {
-                    self.note_error(&flight, error);
-                }
-                self.candidates.note_end(flight.peer_index, result.as_ref().err(), &flight.left);
+                self.note_end(&flight, result.as_ref().err());
             }
         }
     }
@@ -377,7 +374,15 @@ impl Actor {
         self.wasted += group_total(&known) * GROUP_LEN;
     }
 
-    pub(super) fn note_error(&mut self, flight: &Flight, error: &ExchangeError) {
+    /// An exchange is over: all that was asked for has come, or `error` came instead, or it was broken off.
+    pub(super) fn note_end(&mut self, flight: &Flight, error: Option<&ExchangeError>) {
+        if let Some(error) = error {
+            self.note_error(flight, error);
+        }
+        self.candidates.note_end(flight.peer_index, error, &flight.left);
+    }
+
+    fn note_error(&mut self, flight: &Flight, error: &ExchangeError) {
         let peer = flight.peer.spec();
         tracing::debug!(%peer, hash = %self.hash, "exchange failed: {error}");
         self.shared.holders.note_failed(self.hash, flight.peer_index, error.to_string());
@@ -439,9 +444,8 @@ impl Actor {
 
     /// Breaks off those of the exchanges; their lanes are closed, if they have got one.
     pub(super) fn break_off(&mut self, mut which: impl FnMut(&mut Flight) -> bool) {
-        for (_, flight) in self.flights.extract_if(|_, flight| which(flight)) {
-            self.candidates.note_end(flight.peer_index, None, &flight.left);
-        }
+        let broken_off: Vec<_> = self.flights.extract_if(|_, flight| which(flight)).collect();
+        broken_off.iter().for_each(|(_, flight)| self.note_end(flight, None));
     }
 }
 

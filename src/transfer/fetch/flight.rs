@@ -92,14 +92,19 @@ impl Flight {
     pub fn expected_secs(&self, now: Instant) -> f64 {
         let left = group_total(&self.left) * GROUP_LEN;
         let received = self.progress.received.load(Ordering::Relaxed);
-        (now - self.launched).as_secs_f64() * left as f64 / received.max(GROUP_LEN) as f64
+        self.secs_for(left, received.max(GROUP_LEN), now)
     }
 
     /// The same before the first bytes are verified: all of it is short, and checked when it has come.
     pub fn expected_secs_of_first(&self, now: Instant) -> f64 {
         let come = self.progress.wire.load(Ordering::Relaxed);
         let left = (group_total(&self.left) * GROUP_LEN).saturating_sub(come);
-        (now - self.launched).as_secs_f64() * left as f64 / come.max(1) as f64
+        self.secs_for(left, come.max(1), now)
+    }
+
+    /// Seconds that `left` bytes take at the speed at which `come` have come.
+    fn secs_for(&self, left: u64, come: u64, now: Instant) -> f64 {
+        (now - self.launched).as_secs_f64() * left as f64 / come as f64
     }
 }
 

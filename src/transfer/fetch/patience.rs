@@ -116,16 +116,15 @@ impl Actor {
             let seen = (progress.sent.load(Relaxed), progress.wire.load(Relaxed));
             let held_up = progress.held_up.load(Relaxed);
             let received = progress.received.load(Relaxed);
-            if !seen.0 || held_up {
-                flight.verified_at = now;
+            let is_ours_to_go_on = !seen.0 || held_up;
+            if is_ours_to_go_on || seen.1 - flight.fed.1 >= GROUP_LEN {
                 flight.fed = (now, seen.1);
             }
-            if seen.1 - flight.fed.1 >= GROUP_LEN {
-                flight.fed = (now, seen.1);
+            if is_ours_to_go_on || received != flight.received {
+                flight.verified_at = now;
             }
             if received != flight.received {
                 flight.received = received;
-                flight.verified_at = now;
                 // Before the size is proven all of it may have to come again, and again.
                 if self.size.is_some() {
                     self.patience.moved_at = now;
@@ -149,8 +148,7 @@ impl Actor {
         let fruitless: Vec<_> =
             self.flights.extract_if(|_, flight| now - flight.verified_at >= PROGRESS_DEADLINE).collect();
         for (_, flight) in fruitless {
-            self.note_error(&flight, &ExchangeError::Silent);
-            self.candidates.note_end(flight.peer_index, Some(&ExchangeError::Silent), &flight.left);
+            self.note_end(&flight, Some(&ExchangeError::Silent));
         }
     }
 
@@ -160,20 +158,15 @@ impl Actor {
         if self.size.is_none() && (self.has_demand() || !self.ahead.is_empty()) {
             return;
         }
-        let (waiters, ahead) = (&self.waiters, &self.ahead);
-        let is_wanted = |left: &RangeSet<u64>| {
-            left.iter()
-                .any(|groups| ahead.overlaps(groups) || waiters.iter().any(|waiter| waiter.left.overlaps(groups)))
-        };
-        let ended = self.flights.extract_if(|_, flight| {
-            let was_unwanted = std::mem::replace(&mut flight.unwanted, !is_wanted(&flight.left));
+        let mut wanted = self.ahead.clone();
+        self.waiters.iter().for_each(|waiter| wanted.extend(waiter.left.iter().cloned()));
+        self.break_off(|flight| {
+            let is_unwanted = !flight.left.iter().any(|groups| wanted.overlaps(groups));
+            let was_unwanted = std::mem::replace(&mut flight.unwanted, is_unwanted);
             was_unwanted
-                && flight.unwanted
+                && is_unwanted
                 && (flight.stalled || is_long(flight) || flight.expected_secs(now) >= MAX_DRAIN_SECS)
         });
-        for (_, flight) in ended {
-            self.candidates.note_end(flight.peer_index, None, &flight.left);
-        }
     }
 
     /// Starts a survey when one is due, and gives up for those whom nobody can help.

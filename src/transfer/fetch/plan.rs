@@ -7,6 +7,7 @@ use rangemap::RangeSet;
 use tokio::time::Instant;
 
 use super::actor::{Actor, group_total};
+use super::candidates::Candidates;
 use super::flight::{Flight, launch};
 use super::patience::stall_of;
 use super::swarm::SWARM_GROUPS;
@@ -69,7 +70,10 @@ impl Actor {
         }
         while moving < MAX_FLIGHTS && passed < MAX_PASSED {
             let Some((groups, priority)) = self.next_piece(&covered, now) else {
-                return self.double_slowest(&transfer, now);
+                return match self.size {
+                    Some(_) => self.double_slowest(&transfer, now),
+                    None => self.double_first(&transfer, now),
+                };
             };
             let is_bulk = priority > Priority::Foreground;
             if is_bulk && moving >= self.candidates.bulk_lanes() || !self.candidates.any_free(priority, now) {
@@ -124,9 +128,6 @@ impl Actor {
     /// Near the end, when nothing is left to give out: asks a holder that has nothing to do for the
     /// later part of what the slowest exchange still owes, so that both are done at the same time.
     fn double_slowest(&mut self, transfer: &Transfer, now: Instant) {
-        if self.size.is_none() {
-            return self.double_first(transfer, now);
-        }
         // One at a time, and only while that is of use.
         let under_way = self.flights.values().any(|flight| flight.doubled);
         if under_way || self.wasted > MAX_WASTED {
@@ -141,13 +142,8 @@ impl Actor {
             return;
         };
         let slow = flight.expected_secs(now);
-        let Some(fast) = self.candidates.expected_secs(&rest, &[flight.peer_index], is_anybody_better(slow), now)
-        else {
-            return;
-        };
-        if slow < DOUBLING_FACTOR * fast || slow < MIN_DOUBLED_SECS {
-            return;
-        }
+        let without = [flight.peer_index];
+        let Some(fast) = secs_of_faster(&self.candidates, slow, &rest, &without, now) else { return };
         let groups = rest.end - rest.start;
         let mut share = (groups as f64 * slow / (slow + fast)).ceil() as u64;
         if share + SEGMENT_GROUPS > groups {
@@ -155,7 +151,7 @@ impl Actor {
             share = groups;
         }
         flight.doubled = true;
-        let (without, later) = ([flight.peer_index], rest.end - share..rest.end);
+        let later = rest.end - share..rest.end;
         let Some((index, peer, groups)) = self.candidates.choose(&later, Priority::ReadAhead, &without, now) else {
             return;
         };
@@ -176,8 +172,7 @@ impl Actor {
         };
         for flight in self.flights.values_mut().filter(is_slow) {
             let slow = flight.expected_secs_of_first(now);
-            let fast = self.candidates.expected_secs(&FIRST_GROUPS, &asked, is_anybody_better(slow), now);
-            if slow < MIN_DOUBLED_SECS || fast.is_none_or(|fast| slow < DOUBLING_FACTOR * fast) {
+            if secs_of_faster(&self.candidates, slow, &FIRST_GROUPS, &asked, now).is_none() {
                 continue;
             }
             let chosen = self.candidates.choose(&FIRST_GROUPS, Priority::Foreground, &asked, now);
@@ -241,9 +236,17 @@ impl Actor {
     }
 }
 
-/// Whether an exchange that takes `slow` seconds is worth asking a holder of whose speed nothing is known.
-fn is_anybody_better(slow: f64) -> bool {
-    slow >= MIN_DOUBLED_UNKNOWN_SECS
+/// Seconds that the fastest of those who can be asked beside `without` takes for `groups`, if that is so much less than
+/// `slow` that it is worth asking.
+fn secs_of_faster(
+    candidates: &Candidates,
+    slow: f64,
+    groups: &Range<u64>,
+    without: &[usize],
+    now: Instant,
+) -> Option<f64> {
+    let fast = candidates.expected_secs(groups, without, slow >= MIN_DOUBLED_UNKNOWN_SECS, now)?;
+    (slow >= DOUBLING_FACTOR * fast && slow >= MIN_DOUBLED_SECS).then_some(fast)
 }
 
 /// The kind of lane for an exchange, and its groups: of what is urgent, no more than a lane kept free of
