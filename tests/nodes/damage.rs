@@ -121,6 +121,8 @@ fn what_was_read_of_a_large_file_and_pinned_outlives_the_index() {
     let reader = sandbox.reader("b", &[&holder]);
     let mut first = [0; 7];
     File::open(reader.file(&hash)).unwrap().read_exact_at(&mut first, 0).unwrap();
+    // Bytes reach the reader before they are written.
+    eventually("what was read is held", || stdout(&reader.run(["ls", "--json"])).contains(&hash));
     stdout(&reader.run(["pin", &hash]));
     let seat = reader.stop();
     let listed = |seat: &Seat| {
