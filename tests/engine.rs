@@ -108,7 +108,7 @@ async fn with_a_bad_holder_alone_a_reader_gets_an_error_and_never_wrong_bytes() 
         let read = node.read_each_within(hash, 128 * 1024, limit).await;
         match (vice, read) {
             (_, Some(Ok(read))) => assert!(read == bytes, "{vice:?}: wrong bytes came through"),
-            (Vice::FlipsByte(_) | Vice::ClaimsLess(_), Some(Err(error))) => {
+            (Vice::FlipsByte(_) | Vice::FlipsInLong | Vice::ClaimsLess(_), Some(Err(error))) => {
                 assert_eq!(error, FetchError::WrongBytes, "{vice:?}");
             }
             // It claims more than it sends: the reader waits for the rest, or the proof is wrong.
