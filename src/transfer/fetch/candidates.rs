@@ -112,6 +112,8 @@ pub(super) struct Candidates {
     /// Peers that said once that they have none of it.
     had_none: Vec<usize>,
     verdicts: Verdicts,
+    /// When an exchange with one of them fell silent last.
+    silent_at: Option<Instant>,
 }
 
 impl Candidates {
@@ -272,6 +274,11 @@ impl Candidates {
         self.verdicts.silent
     }
 
+    /// When an exchange fell silent last.
+    pub fn silent_at(&self) -> Option<Instant> {
+        self.silent_at
+    }
+
     /// Whether some holder has a part, which may be about to grow: worth asking once more.
     pub fn some_part(&self) -> bool {
         self.usable.iter().any(|candidate| candidate.has.is_some())
@@ -369,6 +376,7 @@ impl Candidates {
             ExchangeError::WrongBytes(_) => true,
             ExchangeError::Silent => {
                 self.verdicts.silent = true;
+                self.silent_at = Some(Instant::now());
                 true
             }
             ExchangeError::Broken(_) | ExchangeError::Peer(_) => {

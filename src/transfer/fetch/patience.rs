@@ -56,6 +56,10 @@ const SURVEY_PAUSE: Duration = Duration::from_millis(500);
 /// brings nothing that can be verified. The seed's bound on a transfer.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 
+/// After how long without a verified byte of any exchange nothing is taken to be coming for who has waited as long as
+/// [`PROGRESS_DEADLINE`] and was let down meanwhile.
+const LULL: Duration = Duration::from_secs(3);
+
 /// Seconds that the rest of an exchange that nobody wants any more may take; the lane of one that takes longer is closed.
 const MAX_DRAIN_SECS: f64 = 1.0;
 
@@ -178,6 +182,7 @@ impl Actor {
             self.fail_all(&FetchError::TimedOut);
             self.break_off(|_| true);
         }
+        self.give_up_on_tricklers(now);
         if self.survey.is_some() || !self.has_demand() && self.ahead.is_empty() {
             return;
         }
@@ -200,6 +205,18 @@ impl Actor {
         {
             self.ask_for_news();
         }
+    }
+
+    /// Tells those who have waited long, while a holder sent a little and fell silent, and who would wait on for one
+    /// that brings next to nothing.
+    fn give_up_on_tricklers(&mut self, now: Instant) {
+        let Some(silent_at) = self.candidates.silent_at() else { return };
+        if self.flights.is_empty() || self.flights.values().any(|flight| now - flight.verified_at < LULL) {
+            return;
+        }
+        self.waiters.fail_if(&FetchError::TimedOut, |waiter| {
+            waiter.since <= silent_at && now - waiter.since >= PROGRESS_DEADLINE
+        });
     }
 
     fn ask_around(&mut self) {
