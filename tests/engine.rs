@@ -231,6 +231,8 @@ async fn a_part_is_served_and_completed_from_others() {
     let hash = holder.hold(&bytes);
     let range = BlobRange::new(2 * MIB as u64, 4 * MIB as u64);
     part.open(hash).await.unwrap().read(range, Priority::Foreground).await.unwrap();
+    // Bytes reach the reader before they are written.
+    part.assert_at_rest().await;
     assert_eq!(part.engine.state(&hash), BlobState::Partial);
     network.set_fault(node_id(1), Fault::Refuse);
     network.cut(node_id(1));
