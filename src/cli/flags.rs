@@ -42,7 +42,7 @@ pub(super) struct StoreFlags {
     #[command(flatten)]
     which: StateFlags,
 
-    /// What the cache may hold on disk, where no node runs: 20G, 500MiB [default: 10GiB]
+    /// What the cache may hold on disk, where no node runs: 20G, 500MiB [default: as the last node, or 10GiB]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<String>,
 }
@@ -52,7 +52,7 @@ impl StoreFlags {
     pub(super) fn store(&self) -> Result<(StateDir, u64), CommandError> {
         let flags = RawConfig { cache_size: self.cache_size.clone(), ..RawConfig::default() };
         let layers = self.which.layers(flags)?;
-        Ok((layers.state()?, layers.cache_size()?))
+        Ok((layers.state()?, layers.cache_size_without_node()?))
     }
 }
 

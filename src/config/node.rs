@@ -151,12 +151,21 @@ impl Layers {
         parse_rate(text).map(Some).map_err(|reason| value(origin, key, reason))
     }
 
-    /// What the cache may hold on disk, in bytes.
-    pub fn cache_size(&self) -> Result<u64, ConfigError> {
-        match self.pick(|raw| raw.cache_size.as_ref()) {
-            Some((origin, text)) => parse_size(text).map_err(|reason| value(origin, "cache-size", reason)),
-            None => Ok(DEFAULT_CACHE_SIZE),
-        }
+    /// What the cache of a node may hold on disk, in bytes.
+    fn cache_size(&self) -> Result<u64, ConfigError> {
+        Ok(self.given_cache_size()?.unwrap_or(DEFAULT_CACHE_SIZE))
+    }
+
+    /// What the cache in the state directory may hold on disk while no node runs, in bytes: where nothing else is
+    /// said, what the last one was told.
+    pub fn cache_size_without_node(&self) -> Result<u64, ConfigError> {
+        let given = self.given_cache_size()?;
+        Ok(given.or(self.state()?.noted_cache_size()).unwrap_or(DEFAULT_CACHE_SIZE))
+    }
+
+    fn given_cache_size(&self) -> Result<Option<u64>, ConfigError> {
+        let Some((origin, text)) = self.pick(|raw| raw.cache_size.as_ref()) else { return Ok(None) };
+        parse_size(text).map(Some).map_err(|reason| value(origin, "cache-size", reason))
     }
 }
 

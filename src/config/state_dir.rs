@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::ConfigError;
+use super::node::{MAX_CACHE_SIZE, MIN_CACHE_SIZE};
 
 /// A node's state directory, mode 0700, and what lies where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,30 @@ impl StateDir {
         self.0.join("scrub-position")
     }
 
+    /// What the cache of the node that ran here last may hold on disk, in bytes; `None` if that is not known. So that
+    /// commands that use the cache while no node runs keep to its limit.
+    pub fn noted_cache_size(&self) -> Option<u64> {
+        let size = std::fs::read_to_string(self.cache_size()).ok()?.trim().parse().ok()?;
+        (MIN_CACHE_SIZE..=MAX_CACHE_SIZE).contains(&size).then_some(size)
+    }
+
+    /// Notes what the cache of the node that runs here may hold on disk, in bytes.
+    ///
+    /// # Errors
+    /// As for writing and renaming a file.
+    pub fn note_cache_size(&self, size: u64) -> std::io::Result<()> {
+        if self.noted_cache_size() == Some(size) {
+            return Ok(());
+        }
+        let fresh = self.cache_size().with_extension("new");
+        std::fs::write(&fresh, format!("{size}\n"))?;
+        std::fs::rename(&fresh, self.cache_size())
+    }
+
+    fn cache_size(&self) -> PathBuf {
+        self.0.join("cache-size")
+    }
+
     /// What a node in the background logs to.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
@@ -76,6 +101,21 @@ mod tests {
         state.create().unwrap();
         let mode = std::fs::metadata(state.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn the_limit_of_the_cache_is_noted_and_nonsense_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        assert_eq!(state.noted_cache_size(), None);
+        for size in [MIN_CACHE_SIZE, 100 << 30] {
+            state.note_cache_size(size).unwrap();
+            assert_eq!(state.noted_cache_size(), Some(size));
+        }
+        for nonsense in ["", "1", "much", "99999999999999999999999"] {
+            std::fs::write(state.cache_size(), nonsense).unwrap();
+            assert_eq!(state.noted_cache_size(), None, "{nonsense}");
+        }
     }
 
     #[test]

@@ -76,7 +76,13 @@ impl Node {
                 notes.push(sentence);
                 Store::uncached(&config.store(), metrics.clone())?
             }
-            opened => opened?,
+            opened => {
+                let store = opened?;
+                if let Err(error) = config.state.note_cache_size(config.cache_size) {
+                    tracing::warn!("commands will not know the cache's size while no node runs: {error}");
+                }
+                store
+            }
         };
         if config.mount.verify == Verify::Always {
             store.check_every_read();

@@ -189,7 +189,8 @@ impl Blob {
             opened = self.open_files(&mut self.state.lock());
         }
         if let Err(StoreError::Missing { .. }) = opened {
-            self.drop_all()?;
+            self.drop_all(None)?;
+            opened = self.open_files(&mut self.state.lock());
         }
         opened
     }
@@ -205,12 +206,6 @@ impl Blob {
         Ok(files)
     }
 
-    /// Drops all that is held because its files are not what the index says.
-    pub(super) fn drop_all(&self) -> Result<(), StoreError> {
-        self.shared.metrics.store_corrupt_groups.add(self.state.lock().held_groups);
-        if self.is_in_place() { self.shared.let_go(self, None) } else { self.shared.forget(self) }
-    }
-
     /// Takes note that nothing is held any more, and returns what was charged for.
     pub(super) fn clear(&self) -> Option<u64> {
         let mut state = self.state.lock();
@@ -218,16 +213,16 @@ impl Blob {
         std::mem::replace(&mut *state, empty).charged
     }
 
-    /// Takes note that nothing is held any more of a blob that is served from a file of the user's, and tells
-    /// whether it is one and something was held. What is charged for it stays.
-    pub(super) fn lose_place(&self) -> bool {
+    /// Takes note that nothing is held any more of a blob that stays known. Returns what the index is to say, and
+    /// the bytes that it is charged for no more.
+    pub(super) fn lose_groups(&self) -> (Record, u64) {
         let mut state = self.state.lock();
-        let loses = state.origin == Origin::Reference && state.held_groups > 0;
-        if loses {
-            state.held.clear();
-            (state.held_groups, state.complete, state.files) = (0, false, None);
-        }
-        loses
+        let (origin, pinned, before) = (state.origin, state.pinned, state.charged);
+        let record = Record::new(self.size, &RangeSet::new(), origin, pinned, self.last_use());
+        let charged = before.map(|_| record.charge());
+        *state = State { queued: state.queued, origin, pinned, charged, ..State::default() };
+        let freed = before.unwrap_or(0).saturating_sub(record.charge());
+        (record, freed)
     }
 
     /// Takes note that complete files have been put in place, which are charged for, as `record` says,

@@ -22,12 +22,13 @@ use rangemap::RangeSet;
 use super::StoreError;
 use super::error::io_error;
 use super::files::{Files, KEPT_BIT, PIN_BIT, Stamp};
+use super::outboard::make_outboard;
 use super::read::{CHECK_GROUPS, check_groups, is_damage};
 use super::record::{Origin, Record};
 use super::recovery::Work;
 use super::shared::Shared;
 use crate::ids::ContentHash;
-use crate::verify::{GROUP_LEN, MAX_BLOB_LEN, bytes_of, group_count};
+use crate::verify::{GROUP_LEN, MAX_BLOB_LEN, bytes_of, group_count, outboard_len};
 
 /// A blob of up to so many bytes that somebody asks for is verified while he waits (16 MiB, some
 /// 10 ms); a larger one when its turn comes.
@@ -81,20 +82,77 @@ pub(super) fn verify(
         let in_place = metadata.is_symlink();
         Ok((if in_place { fs::metadata(&path)? } else { metadata }, in_place))
     });
-    let (size, in_place) = match found {
-        Ok((metadata, in_place)) if metadata.is_file() && metadata.len() <= MAX_BLOB_LEN => (metadata.len(), in_place),
+    let (size, mode, in_place) = match found {
+        Ok((metadata, in_place)) if metadata.is_file() && metadata.len() <= MAX_BLOB_LEN => {
+            (metadata.len(), metadata.mode(), in_place)
+        }
         Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_not_there(&error) => {
+            if let Ok(file) = fs::read_link(&path) {
+                tracing::warn!(%hash, "{} is not there any more; it is served no more", file.display());
+            }
+            return Ok(None);
+        }
         Err(error) => return Err(io_error("stat", &path)(error)),
     };
+    let is_whole = |looked: &Option<Looked>| {
+        looked.as_ref().is_some_and(|looked| looked.held.iter().eq(std::iter::once(&(0..group_count(size)))))
+    };
+    let mut looked = look(shared, hash, size, in_place, goes_on)?;
+    // A content file that was complete may be right whatever its outboard says.
+    if !is_whole(&looked) && (in_place || mode & 0o222 == 0) && goes_on() {
+        let is_ours = || Ok(shared.opened(hash).is_none() && shared.index.get(hash)?.is_none());
+        if outboard_len(size) > 0 && make_outboard(shared, hash, size, in_place, goes_on, &is_ours)? {
+            looked = look(shared, hash, size, in_place, goes_on)?;
+        }
+    }
+    if in_place && !is_whole(&looked) && goes_on() {
+        let file = fs::read_link(&path).unwrap_or_default();
+        tracing::warn!(%hash, "{} has changed; it is served no more", file.display());
+        return Ok(None);
+    }
+    let Some(Looked { files, stamp, held }) = looked else { return Ok(None) };
+    let metadata = files.content.metadata().map_err(io_error("stat", &path))?;
+    let kept = in_place || metadata.mode() & KEPT_BIT != 0;
+    let origin = match (in_place, kept) {
+        (true, _) => Origin::Reference,
+        (false, true) => Origin::Local,
+        (false, false) => Origin::Fetched,
+    };
+    let last_use = metadata.mtime().max(metadata.atime()).max(0) as u64 * 1000;
+    let pinned = kept || metadata.mode() & PIN_BIT != 0;
+    let record = Record::new(size, &held, origin, pinned, last_use);
+    Ok(Some(Verified { hash: *hash, record, files, stamp }))
+}
+
+/// Why there is no file, of whatever a link in the store leads to.
+fn is_not_there(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES | libc::ESTALE))
+}
+
+/// What a look at the files of a blob has found.
+struct Looked {
+    files: Files,
+    stamp: Stamp,
+    /// The groups that are right, the last among them.
+    held: RangeSet<u64>,
+}
+
+/// Reads the files of `hash` and checks them; none if a file is missing, if not even the last group is right, which
+/// alone proves the size, or if it `goes_on` no more.
+fn look(
+    shared: &Shared,
+    hash: &ContentHash,
+    size: u64,
+    in_place: bool,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<Looked>, StoreError> {
     let files = match Files::open(&shared.layout, hash, size, in_place) {
         Ok(files) => files,
         Err(StoreError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let metadata = files.content.metadata().map_err(io_error("stat", &path))?;
     let stamp = files.stamp()?;
-    // The last group proves the size, which is otherwise only the length of a file.
     let last = group_count(size) - 1;
     let mut held = RangeSet::new();
     check(&files, hash, size, last..last + 1, &mut held)?;
@@ -109,44 +167,32 @@ pub(super) fn verify(
         check(&files, hash, size, groups.clone(), &mut held)?;
         at = groups.end;
     }
-    if in_place && held.iter().ne(std::iter::once(&(0..group_count(size)))) {
-        tracing::warn!(%hash, "the file it was served from has changed; it is served no more");
-        return Ok(None);
-    }
-    let kept = in_place || metadata.mode() & KEPT_BIT != 0;
-    let origin = match (in_place, kept) {
-        (true, _) => Origin::Reference,
-        (false, true) => Origin::Local,
-        (false, false) => Origin::Fetched,
-    };
-    let last_use = metadata.mtime().max(metadata.atime()).max(0) as u64 * 1000;
-    let pinned = kept || metadata.mode() & PIN_BIT != 0;
-    let record = Record::new(size, &held, origin, pinned, last_use);
-    Ok(Some(Verified { hash: *hash, record, files, stamp }))
+    Ok(Some(Looked { files, stamp, held }))
 }
 
-/// Tells the index what was found right, all of it durable; tells how many blobs those were. What
-/// somebody has opened, removed or replaced meanwhile is left alone.
-pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<usize, StoreError> {
+/// Tells the index what was found right, all of it durable; tells how many blobs those were, and which have
+/// changed meanwhile, so that nothing is known of them. What somebody has opened is left alone.
+pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<(usize, Vec<ContentHash>), StoreError> {
     if verified.is_empty() {
-        return Ok(0);
+        return Ok((0, Vec::new()));
     }
     let _structure = shared.structure.write();
-    let mut taken = Vec::new();
+    let (mut taken, mut changed) = (Vec::new(), Vec::new());
     for blob in verified {
         let again = Files::open(&shared.layout, &blob.hash, blob.record.size, blob.files.in_place);
         let same = again.and_then(|files| files.stamp());
         let untouched = matches!(same, Ok(stamp) if stamp == blob.stamp);
-        if untouched && shared.opened(&blob.hash).is_none() && shared.index.get(&blob.hash)?.is_none() {
-            taken.push(blob);
+        if shared.opened(&blob.hash).is_some() || shared.index.get(&blob.hash)?.is_some() {
+            continue;
         }
+        if untouched { taken.push(blob) } else { changed.push(blob.hash) }
     }
     shared.write_index(|batch| taken.iter().try_for_each(|blob| batch.put(&blob.hash, &blob.record)))?;
     for blob in &taken {
         shared.space.charge_found(blob.hash.as_bytes()[0], blob.record.charge());
         shared.space.add_blob();
     }
-    Ok(taken.len())
+    Ok((taken.len(), changed))
 }
 
 /// Adds to `held` what of `groups` is right.

@@ -53,6 +53,13 @@ pub enum StoreError {
         /// Bytes that are to stay free there.
         keep_free: u64,
     },
+    /// The outboard of a blob, or of others, is being made anew from the content, which takes a while, and enough
+    /// wait for that. Nothing is dropped: the caller tries again.
+    #[error("the outboard of {hash} is damaged and waits to be made anew")]
+    Mending {
+        /// The blob.
+        hash: ContentHash,
+    },
     /// What failed for several blobs at once, or in another process; a sentence.
     #[error("{0}")]
     Said(String),

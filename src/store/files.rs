@@ -17,7 +17,7 @@ use super::error::io_error;
 use super::layout::{Layout, REPAIR_PREFIX, create_private, remove_if_there};
 use super::record::{BLOCK_LEN, content_charge};
 use super::space::blocks_of;
-use crate::ids::ContentHash;
+use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{bytes_of, group_count, outboard_len};
 
 /// The mode of a content file once it is complete: it is never written to again.
@@ -70,10 +70,14 @@ pub(super) struct Stamp {
 }
 
 impl Files {
-    /// Makes the files of a blob of which nothing is held. What lies in their place is unlinked.
-    pub fn create(layout: &Layout, hash: &ContentHash, size: u64) -> Result<Self, StoreError> {
+    /// Makes the files of a blob of which nothing is held, the content with `marks`. What lies in their place is
+    /// unlinked.
+    pub fn create(layout: &Layout, hash: &ContentHash, size: u64, marks: u32) -> Result<Self, StoreError> {
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
         let content = create_file(&content_path, size)?;
+        if marks != 0 {
+            set_marks(&content, &content_path, marks)?;
+        }
         let outboard = match outboard_len(size) {
             0 => None,
             len => Some(create_file(&outboard_path, len)?),
@@ -120,46 +124,46 @@ impl Files {
         })
     }
 
-    /// Puts a new content file with the groups of `held` in the place of this one, which stays as
-    /// it is for those who have it open.
-    pub fn replace(
+    /// Copies the groups of `held` to a new file, durably, which can take the place of this one.
+    pub fn copy(
         &self,
         layout: &Layout,
         hash: &ContentHash,
         size: u64,
         held: &RangeSet<u64>,
-    ) -> Result<Self, StoreError> {
-        let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
-        remove_if_there(&tmp)?;
-        let marks = self.content.metadata().map_or(0, |metadata| metadata.mode() & (KEPT_BIT | PIN_BIT));
-        let copied = create_file(&tmp, size).and_then(|copy| {
-            if marks != 0 {
-                let mode = Permissions::from_mode(0o600 | marks);
-                copy.set_permissions(mode).map_err(io_error("set the mode of", &tmp))?;
-            }
-            // Abandoned, if a crash comes now: the sweep of tmp takes it away.
-            copy.try_lock().map_err(|error| io_error("lock", &tmp)(error.into()))?;
-            let mut buffer = vec![0; COPY_LEN];
-            for groups in held.iter() {
-                let range = bytes_of(size, groups);
-                let mut at = range.start;
-                while at < range.end {
-                    let len = (range.end - at).min(COPY_LEN as u64) as usize;
-                    self.content.read_exact_at(&mut buffer[..len], at).map_err(io_error("read", &self.content_path))?;
-                    copy.write_all_at(&buffer[..len], at).map_err(io_error("write", &tmp))?;
-                    at += len as u64;
-                }
-            }
-            // The index already claims these groups.
-            copy.sync_all().map_err(io_error("sync", &tmp))?;
-            fs::rename(&tmp, &self.content_path).map_err(io_error("rename", &tmp))?;
-            layout.sync_shard(hash)
-        });
+    ) -> Result<ContentCopy, StoreError> {
+        let path = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
+        remove_if_there(&path)?;
+        let copy = ContentCopy { file: create_file(&path, size)?, path, marks: self.marks() };
+        // Abandoned, if a crash comes now: the sweep of tmp takes it away.
+        let locked = copy.file.try_lock().map_err(|error| io_error("lock", &copy.path)(error.into()));
+        // The index already claims these groups.
+        let copied = locked
+            .and_then(|()| held.iter().try_for_each(|groups| self.copy_range(&copy, bytes_of(size, groups))))
+            .and_then(|()| set_marks(&copy.file, &copy.path, copy.marks))
+            .and_then(|()| copy.file.sync_all().map_err(io_error("sync", &copy.path)));
         if let Err(error) = copied {
-            remove_if_there(&tmp)?;
+            copy.remove()?;
             return Err(error);
         }
-        Self::open(layout, hash, size, false)
+        Ok(copy)
+    }
+
+    /// The bits of the content file's mode that are marks.
+    fn marks(&self) -> u32 {
+        self.content.metadata().map_or(0, |metadata| metadata.mode() & (KEPT_BIT | PIN_BIT))
+    }
+
+    fn copy_range(&self, copy: &ContentCopy, range: BlobRange) -> Result<(), StoreError> {
+        let mut buffer = vec![0; COPY_LEN.min(range.len() as usize)];
+        let mut at = range.start;
+        while at < range.end {
+            let part = &mut buffer[..(range.end - at).min(COPY_LEN as u64) as usize];
+            self.content.read_exact_at(part, at).map_err(io_error("read", &self.content_path))?;
+            copy.file.write_all_at(part, at).map_err(io_error("write", &copy.path))?;
+            at += part.len() as u64;
+        }
+        Ok(())
     }
 
     /// Makes both files durable, and their names if they are new.
@@ -202,6 +206,44 @@ impl Files {
     /// The content file's stamp.
     pub fn stamp(&self) -> Result<Stamp, StoreError> {
         Stamp::of(&self.content).map_err(io_error("stat", &self.content_path))
+    }
+}
+
+/// See [`Files::copy`].
+pub(super) struct ContentCopy {
+    file: File,
+    path: PathBuf,
+    marks: u32,
+}
+
+impl ContentCopy {
+    /// Takes the place of the content file of `old`, which stays as it is for those who have it open, and its marks.
+    /// The caller holds `structure`.
+    pub fn put_in_place(
+        self,
+        old: &Files,
+        layout: &Layout,
+        hash: &ContentHash,
+        size: u64,
+    ) -> Result<Files, StoreError> {
+        let place = || {
+            if old.marks() != self.marks {
+                set_marks(&self.file, &self.path, old.marks())?;
+                self.file.sync_all().map_err(io_error("sync", &self.path))?;
+            }
+            fs::rename(&self.path, &old.content_path).map_err(io_error("rename", &self.path))
+        };
+        if let Err(error) = place() {
+            self.remove()?;
+            return Err(error);
+        }
+        layout.sync_shard(hash)?;
+        Files::open(layout, hash, size, false)
+    }
+
+    /// Goes unused.
+    pub fn remove(self) -> Result<(), StoreError> {
+        remove_if_there(&self.path)
     }
 }
 
@@ -266,6 +308,20 @@ pub(super) fn free_holes(path: &Path, size: u64, held: &RangeSet<u64>) -> Result
         free_groups(&content, size, held.gaps(&(0..group_count(size))).collect::<Vec<_>>().iter());
     }
     Ok(())
+}
+
+/// The bits of the mode that mark the content of a blob as one that was added here, or as pinned.
+pub(super) const fn marks(added: bool, pinned: bool) -> u32 {
+    match (added, pinned) {
+        (true, _) => KEPT_BIT,
+        (false, true) => PIN_BIT,
+        (false, false) => 0,
+    }
+}
+
+/// Gives a content file that is not complete its marks.
+fn set_marks(content: &File, path: &Path, marks: u32) -> Result<(), StoreError> {
+    content.set_permissions(Permissions::from_mode(0o600 | marks)).map_err(io_error("set the mode of", path))
 }
 
 /// Bytes copied at a time (1 MiB).

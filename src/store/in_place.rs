@@ -5,15 +5,9 @@
 //! the blob stays known, with nothing held of it, until it is removed, added again or fetched.
 
 use std::fs;
-use std::sync::Arc;
 
-use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
-use super::blob::Blob;
-use super::files::Files;
-use super::record::{Origin, Record};
 use super::shared::Shared;
 use crate::ids::ContentHash;
 
@@ -60,19 +54,5 @@ impl Shared {
             Err(_) => InPlaceState::Missing,
         };
         Some(InPlace { path: path.to_string_lossy().into_owned(), state })
-    }
-
-    /// Takes note that the file of the user's that `blob` is served from is not what it was, if that is still so:
-    /// `files` are those of the blob, if any were open.
-    pub fn let_go(&self, blob: &Blob, files: Option<&Arc<Files>>) -> Result<(), StoreError> {
-        let _structure = self.structure.write();
-        if files.is_some_and(|files| !blob.is_backed_by(files)) || !blob.lose_place() {
-            return Ok(());
-        }
-        let (hash, size) = (blob.hash(), blob.size());
-        let record = Record::new(size, &RangeSet::new(), Origin::Reference, true, blob.last_use());
-        let why = self.in_place(&hash, size, false).and_then(|place| place.complaint());
-        tracing::warn!(%hash, "{}; it is served no more", why.as_deref().unwrap_or("the link to its file is gone"));
-        self.write_index(|batch| batch.put(&hash, &record))
     }
 }

@@ -61,8 +61,8 @@
 //! # Locks
 //!
 //! In this order, never the other way round: `mending`, `staging`, `flushing`, `structure` (which files and entries
-//! exist), the index's write transaction, the state of a blob. Only the rare copy of a damaged file
-//! does much under the lock of a blob.
+//! exist), the index's write transaction, the state of a blob. What takes long, the copy of a damaged file and the
+//! making of an outboard, is done under `mending` alone.
 //!
 //! All of it blocks; asynchronous callers use `spawn_blocking`.
 
@@ -80,6 +80,7 @@ mod keep;
 mod layout;
 mod lingering;
 mod list;
+mod loss;
 mod outboard;
 mod read;
 mod record;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::StoreError;
 use super::blob::Blob;
@@ -13,10 +14,52 @@ use super::error::io_error;
 use super::files::{Files, open_content};
 use super::layout::{REPAIR_PREFIX, create_private, remove_if_there};
 use super::read::proof_from;
+use super::shared::Shared;
 use crate::ids::ContentHash;
-use crate::verify::{OutboardBuilder, OutboardPiece, VerifyError, outboard_len};
+use crate::verify::{OutboardBuilder, OutboardPiece, Proof, VerifyError, outboard_len};
+
+/// Reads that may mend or wait for that at a time; each keeps a thread of those that read the disk.
+const MAX_MENDERS: usize = 4;
+
+/// A read that mends, or waits for that.
+struct Mender<'a>(&'a AtomicUsize);
+
+impl Drop for Mender<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// [`StoreError::Mending`] if enough reads mend or wait for that. The blob concerned is `hash`.
+    fn mender(&self, hash: ContentHash) -> Result<Mender<'_>, StoreError> {
+        let before = self.menders.fetch_add(1, Ordering::Relaxed);
+        let mender = Mender(&self.menders);
+        if before < MAX_MENDERS { Ok(mender) } else { Err(StoreError::Mending { hash }) }
+    }
+}
 
 impl Blob {
+    /// The proof of `ranges`, from an outboard that is made anew if it is wrong and the content is right.
+    pub(super) fn proof(
+        &self,
+        files: &Arc<Files>,
+        ranges: &[Range<u64>],
+    ) -> Result<Result<Proof, VerifyError>, StoreError> {
+        let read = || proof_from(files, &self.hash(), self.size(), ranges);
+        let proof = read()?;
+        if proof.is_ok() || !self.is_complete() {
+            return Ok(proof);
+        }
+        let _mender = self.shared.mender(self.hash())?;
+        match self.mend_outboard(files, ranges) {
+            Ok(true) => return read(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a damaged outboard could not be made anew"),
+        }
+        Ok(proof)
+    }
+
     /// Makes the outboard of a complete blob anew if what it says of `ranges` is wrong and the content is right;
     /// tells whether it is right now.
     pub(super) fn mend_outboard(&self, files: &Arc<Files>, ranges: &[Range<u64>]) -> Result<bool, StoreError> {
@@ -48,40 +91,69 @@ impl Blob {
         if len == 0 || !self.is_complete() {
             return Ok(false);
         }
+        let _mender = self.shared.mender(hash)?;
         let _mending = self.shared.mending.lock();
         let is_there = || fs::symlink_metadata(&place).is_ok_and(|found| found.is_file() && found.len() == len);
         if is_there() {
             return Ok(true);
         }
-        let path = layout.content(&hash);
-        let Some((content, _)) = open_content(&path, self.size(), self.is_in_place())? else { return Ok(false) };
-        // Without a dot, so that it is under its own lock.
-        let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}-outboard"));
-        remove_if_there(&tmp)?;
-        let restored = self.build_into(&tmp, &content, &path).and_then(|is_right| {
-            let _structure = self.shared.structure.write();
-            if !is_right || !self.is_complete() {
-                return Ok(false);
-            }
-            fs::rename(&tmp, &place).map_err(io_error("rename", &tmp))?;
-            layout.sync_shard(&hash)?;
-            tracing::warn!(%hash, "the outboard was missing and has been made anew");
-            Ok(true)
-        });
-        if !matches!(restored, Ok(true)) {
-            remove_if_there(&tmp)?;
-        }
-        restored
+        make_locked(&self.shared, &hash, self.size(), self.is_in_place(), &|| true, &|| Ok(self.is_complete()))
     }
+}
 
-    /// Writes the outboard of `content` to `tmp`, durably; tells whether the content is right.
-    fn build_into(&self, tmp: &Path, content: &File, path: &Path) -> Result<bool, StoreError> {
-        let file = create_private(tmp).map_err(io_error("create", tmp))?;
-        file.try_lock().map_err(|error| io_error("lock", tmp)(error.into()))?;
-        let built = build_outboard(self.size(), content, path, &mut |piece| put(&file, piece, tmp))?;
-        file.sync_all().map_err(io_error("sync", tmp))?;
-        Ok(built == Some(self.hash()))
+/// Makes the outboard of the content of `hash` anew, all of which is there, unless the content is wrong or it
+/// `goes_on` no more; tells whether that was done. The new one is put in place only if it `is_wanted`, which is asked
+/// with `structure` held.
+pub(super) fn make_outboard(
+    shared: &Shared,
+    hash: &ContentHash,
+    size: u64,
+    in_place: bool,
+    goes_on: &dyn Fn() -> bool,
+    is_wanted: &dyn Fn() -> Result<bool, StoreError>,
+) -> Result<bool, StoreError> {
+    let _mending = shared.mending.lock();
+    make_locked(shared, hash, size, in_place, goes_on, is_wanted)
+}
+
+/// The same, for a caller that holds `mending`.
+fn make_locked(
+    shared: &Shared,
+    hash: &ContentHash,
+    size: u64,
+    in_place: bool,
+    goes_on: &dyn Fn() -> bool,
+    is_wanted: &dyn Fn() -> Result<bool, StoreError>,
+) -> Result<bool, StoreError> {
+    let layout = &shared.layout;
+    let path = layout.content(hash);
+    let Some((content, _)) = open_content(&path, size, in_place)? else { return Ok(false) };
+    // Without a dot, so that it is under its own lock.
+    let tmp = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}-outboard"));
+    remove_if_there(&tmp)?;
+    let make = || {
+        let file = create_private(&tmp).map_err(io_error("create", &tmp))?;
+        file.try_lock().map_err(|error| io_error("lock", &tmp)(error.into()))?;
+        let read = |piece: &mut [u8], at| Ok(goes_on() && content.read_exact_at(piece, at).is_ok());
+        let built = hash_pieces(size, &path, read, &mut |piece| put(&file, piece, &tmp))?;
+        if built != Some(*hash) {
+            return Ok(false);
+        }
+        file.sync_all().map_err(io_error("sync", &tmp))?;
+        let _structure = shared.structure.write();
+        if !is_wanted()? {
+            return Ok(false);
+        }
+        fs::rename(&tmp, layout.outboard(hash)).map_err(io_error("rename", &tmp))?;
+        layout.sync_shard(hash)?;
+        tracing::warn!(%hash, "the outboard was missing or wrong and has been made anew");
+        Ok(true)
+    };
+    let made = make();
+    if !matches!(made, Ok(true)) {
+        remove_if_there(&tmp)?;
     }
+    made
 }
 
 /// Writes a piece of an outboard to the file at `path`.

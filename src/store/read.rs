@@ -21,7 +21,7 @@ use super::StoreError;
 use super::blob::{Blob, WholeFile};
 use super::error::io_error;
 use super::files::{Files, Stamp};
-use super::record::{Origin, content_charge};
+use super::record::Origin;
 use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{
     GROUP_LEN, Proof, VerifyError, bytes_of, group_count, group_len, groups_of, proof_len, proof_runs,
@@ -227,7 +227,7 @@ impl Blob {
         match files.content.read_exact_at(buf, groups.start * GROUP_LEN) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.is_backed_by(files) => {
-                self.drop_all()?;
+                self.drop_all(Some(files))?;
                 return Err(StoreError::Missing { hash: self.hash(), path: files.content_path.clone() });
             }
             Err(error) if is_damage(&error) => {
@@ -244,21 +244,6 @@ impl Blob {
         }
         self.remember_checked(before, files.stamp()?, groups);
         Ok(())
-    }
-
-    /// The proof of `ranges`, from an outboard that is made anew if it is wrong and the content is right.
-    fn proof(&self, files: &Arc<Files>, ranges: &[Range<u64>]) -> Result<Result<Proof, VerifyError>, StoreError> {
-        let read = || proof_from(files, &self.hash(), self.size(), ranges);
-        let proof = read()?;
-        if proof.is_ok() {
-            return Ok(proof);
-        }
-        match self.mend_outboard(files, ranges) {
-            Ok(true) => return read(),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "a damaged outboard could not be made anew"),
-        }
-        Ok(proof)
     }
 
     /// The stamp with which all of `groups` were found right, if the blob is complete.
@@ -279,45 +264,6 @@ impl Blob {
             Some((stamp, checked)) if *stamp == after => checked.insert(groups.clone()),
             checked => *checked = Some((after, RangeSet::from_iter([groups.clone()]))),
         }
-    }
-
-    /// Takes `wrong` out of what is held, if it is still in `files`, and tells of it. If nothing is
-    /// left, the files go too.
-    fn drop_groups(self: &Arc<Self>, files: &Arc<Files>, wrong: &[Range<u64>], groups: Range<u64>) -> StoreError {
-        let hash = self.hash();
-        if files.in_place {
-            self.shared.metrics.store_corrupt_groups.add(groups.end - groups.start);
-            let gone = self.shared.let_go(self, Some(files));
-            return gone.err().unwrap_or(StoreError::Corrupt { hash, groups });
-        }
-        let mut state = self.state();
-        if state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files)) {
-            let mut dropped: Vec<Range<u64>> = Vec::new();
-            for range in wrong {
-                dropped.extend(
-                    state.held.overlapping(range).map(|held| held.start.max(range.start)..held.end.min(range.end)),
-                );
-                state.held.remove(range.clone());
-            }
-            let count: u64 = dropped.iter().map(|range| range.end - range.start).sum();
-            let bytes = content_charge(self.size(), &dropped);
-            tracing::warn!(%hash, groups = count, "groups on disk are damaged; they are dropped and will be fetched again");
-            self.shared.metrics.store_corrupt_groups.add(count);
-            self.shared.space.release(bytes);
-            state.charged = state.charged.map(|charged| charged - bytes);
-            state.held_groups -= count;
-            state.complete &= count == 0;
-            state.nodes.clear();
-            state.checked = None;
-            state.fresh.clear();
-            let is_empty = state.held.is_empty();
-            self.queue(&mut state);
-            drop(state);
-            if is_empty && let Err(error) = self.shared.forget(self) {
-                return error;
-            }
-        }
-        StoreError::Corrupt { hash, groups }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The thread that looks at the files after a crash, or when the index is new: it removes those that
 //! nobody knows, or takes them over as far as they verify.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ const STEP_BYTES: u64 = 64 << 20;
 
 /// Blobs that are verified before the index is told; each keeps two files open.
 const STEP_BLOBS: usize = 64;
+
+/// How often a file is looked at that was changed while it was, before it is left for the next start.
+const MAX_LOOKS: u32 = 3;
 
 /// What there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,8 +196,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 fn sweep(shared: &Shared, round: u64) -> Result<(), StoreError> {
-    for shard in (0..SHARDS).take_while(|_| shared.recovery.goes_on(round)) {
-        sweep_shard(shared, shard as u8)?;
+    let goes_on = || shared.recovery.goes_on(round);
+    for shard in (0..SHARDS).take_while(|_| goes_on()) {
+        sweep_shard(shared, shard as u8, &goes_on, &HashSet::new())?;
     }
     Ok(())
 }
@@ -217,10 +222,9 @@ fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
     }
     let mut taken = 0;
     for shard in (0..SHARDS).take_while(|_| goes_on()) {
-        taken += take_over(shared, shard as u8, &goes_on)?;
-        if goes_on() {
-            sweep_shard(shared, shard as u8)?;
-        }
+        let (of_shard, unsettled) = take_over(shared, shard as u8, &goes_on)?;
+        taken += of_shard;
+        sweep_shard(shared, shard as u8, &goes_on, &unsettled)?;
         shared.space.set_unknown(shard as u8, 0);
     }
     if goes_on() {
@@ -232,9 +236,15 @@ fn rebuild(shared: &Arc<Shared>, round: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes over the files of a shard that the index does not know, in steps; tells how many.
-fn take_over(shared: &Arc<Shared>, shard: u8, goes_on: &dyn Fn() -> bool) -> Result<usize, StoreError> {
+/// Takes over the files of a shard that the index does not know, in steps; tells how many, and which were changed
+/// each time that they were looked at.
+fn take_over(
+    shared: &Arc<Shared>,
+    shard: u8,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<(usize, HashSet<ContentHash>), StoreError> {
     let mut unknown: Vec<ContentHash> = unknown_blobs(shared, shard)?;
+    let (mut again, mut looks): (Vec<ContentHash>, u32) = (Vec::new(), 1);
     if shared.space.unknown() > 0 && goes_on() {
         // Once for all files: a sync of each would cost as much as writing it.
         sync_file_system(shared.layout.dir())?;
@@ -252,11 +262,17 @@ fn take_over(shared: &Arc<Shared>, shard: u8, goes_on: &dyn Fn() -> bool) -> Res
                 step.push(verified);
             }
         }
-        taken += claim::take_over(shared, step)?;
+        let (number, changed) = claim::take_over(shared, step)?;
+        taken += number;
+        again.extend(changed);
+        if unknown.is_empty() && looks < MAX_LOOKS {
+            unknown.append(&mut again);
+            looks += 1;
+        }
         // Half of the disk and of a core is left to others.
         if !unknown.is_empty() || bytes >= STEP_BYTES {
             shared.recovery.rest(begun.elapsed());
         }
     }
-    Ok(taken)
+    Ok((taken, again.into_iter().collect()))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -49,8 +49,10 @@ pub(super) struct Shared {
     open_by_key: DashMap<HaveKey, ContentHash>,
     /// Held while what changed is made durable and told to the index.
     pub flushing: Mutex<()>,
-    /// Held while an outboard is made anew.
+    /// Held while an outboard is made anew, or the content that is right of a damaged file copied.
     pub mending: Mutex<()>,
+    /// Reads that mend, or wait for that.
+    pub menders: AtomicUsize,
     /// Held while files on their way in are counted, and while they become blobs.
     pub staging: Mutex<()>,
     clock: AtomicU64,
@@ -141,6 +143,7 @@ impl Shared {
             open_by_key: DashMap::new(),
             flushing: Mutex::default(),
             mending: Mutex::default(),
+            menders: AtomicUsize::new(0),
             staging: Mutex::default(),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
@@ -332,26 +335,6 @@ impl Shared {
         let written = self.index.write(change);
         self.space.set_index(self.index.bytes_on_disk());
         written
-    }
-
-    /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
-    /// stays good for new writes.
-    pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
-        let _structure = self.structure.write();
-        self.forget_locked(blob)
-    }
-
-    /// The same, for a caller that holds `structure`.
-    pub fn forget_locked(&self, blob: &Blob) -> Result<(), StoreError> {
-        let charged = blob.clear();
-        self.write_index(|batch| batch.take(&blob.hash()))?;
-        self.pending.lock().touches.remove(&blob.hash());
-        self.layout.unlink(&blob.hash())?;
-        if let Some(bytes) = charged {
-            self.space.release(bytes);
-            self.space.remove_blob();
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Removing what a crash has left behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 
@@ -64,8 +64,14 @@ pub(super) fn staged_room(layout: &Layout, batch: Option<&str>) -> Result<Staged
 }
 
 /// Removes the files of blobs that the index does not know and nobody has open, of the hashes
-/// that begin with `shard`, and what lies in the holes of those that it knows in part.
-pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> {
+/// that begin with `shard`, and what lies in the holes of those that it knows in part. Only while it `goes_on`: an
+/// index that is lost meanwhile knows nothing. What is `spared` stays.
+pub(super) fn sweep_shard(
+    shared: &Shared,
+    shard: u8,
+    goes_on: &dyn Fn() -> bool,
+    spared: &HashSet<ContentHash>,
+) -> Result<(), StoreError> {
     let dir = shared.layout.shard(shard);
     let _structure = shared.structure.write();
     for name in names(&dir)? {
@@ -76,6 +82,9 @@ pub(super) fn sweep_shard(shared: &Shared, shard: u8) -> Result<(), StoreError> 
             continue;
         }
         match shared.index.get(&hash)? {
+            // Asked after the index: whoever makes a new one says so before it is used.
+            None if !goes_on() => return Ok(()),
+            None if spared.contains(&hash) => {}
             None => remove_if_there(&dir.join(&name))?,
             Some(record) if !record.is_complete() && !name.ends_with(OUTBOARD_SUFFIX) => {
                 free_holes(&dir.join(&name), record.size, &record.held())?;

@@ -6,11 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::StoreError;
-use super::blob::Blob;
+use super::blob::{Blob, State};
 use super::error::io_error;
-use super::files::{Files, free_groups};
+use super::files::{Files, free_groups, marks};
 use super::record::{Origin, content_charge};
 use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_from};
+
+/// What became of the wish to write to files.
+enum Prepared {
+    /// They are made, and charged for.
+    Made,
+    /// They are open.
+    Opened,
+    /// They are those of a blob that was complete.
+    Sealed(Arc<Files>),
+}
 
 impl Blob {
     /// Writes `bytes`, whole groups from `first` on that `proof` has been found to cover, and the
@@ -29,7 +39,7 @@ impl Blob {
             Err(error) => {
                 self.shared.space.release(reserved);
                 if let StoreError::Missing { .. } = error {
-                    self.drop_all()?;
+                    self.drop_all(None)?;
                 }
                 return Err(error);
             }
@@ -56,8 +66,8 @@ impl Blob {
             self.shared.space.release(reserved);
         }
         self.end_write(files, groups, has_written.then_some((reserved, proof)));
-        if written.is_err() && self.is_unused(files) {
-            self.shared.forget(self)?;
+        if written.is_err() {
+            self.drop_unused(files)?;
         }
         written.map(|_| ())
     }
@@ -73,33 +83,34 @@ impl Blob {
 
     /// The files, open for writing and with one writer more; made if there are none.
     pub(super) fn begin_write(&self) -> Result<Arc<Files>, StoreError> {
-        if let Some(files) = self.state().files.as_ref().filter(|files| !files.sealed.load(Ordering::Acquire)) {
-            files.writers.fetch_add(1, Ordering::Relaxed);
-            return Ok(files.clone());
+        loop {
+            let outboard = self.outboard_charge();
+            let writable = self.join_writers();
+            if let Some(files) = writable {
+                return Ok(files);
+            }
+            self.shared.reserve(outboard)?;
+            let prepared = self.prepare_files();
+            // Charged only if the files are new.
+            if !matches!(prepared, Ok(Prepared::Made)) {
+                self.shared.space.release(outboard);
+            }
+            if let Prepared::Sealed(files) = prepared? {
+                self.mend_content(&files)?;
+            }
         }
-        let outboard = self.outboard_charge();
-        // Until the copy has taken the place of the damaged file, there are two.
-        let copy = self.repair_charge()?;
-        self.shared.reserve(outboard + copy)?;
-        let prepared = self.prepare_files();
-        // Charged only if the files are new.
-        let unused = if matches!(prepared, Ok((_, true))) { copy } else { outboard + copy };
-        self.shared.space.release(unused);
-        prepared.map(|(files, _)| files)
     }
 
-    /// What a copy of what is held takes, if the content file was complete and must not be written to.
-    fn repair_charge(&self) -> Result<u64, StoreError> {
-        let mut state = self.state();
-        if state.charged.is_none() || state.complete || state.origin == Origin::Reference {
-            return Ok(0);
-        }
-        let sealed = self.open_files(&mut state)?.sealed.load(Ordering::Acquire);
-        Ok(if sealed { content_charge(self.size(), state.held.iter()) } else { 0 })
+    /// The files, if they are open for writing, with one writer more.
+    fn join_writers(&self) -> Option<Arc<Files>> {
+        let state = self.state();
+        let files = state.files.as_ref().filter(|files| state.complete || !files.sealed.load(Ordering::Acquire))?;
+        files.writers.fetch_add(1, Ordering::Relaxed);
+        Some(files.clone())
     }
 
-    /// The files, and whether they are new and their outboard is now charged for.
-    fn prepare_files(&self) -> Result<(Arc<Files>, bool), StoreError> {
+    /// Opens the files, or makes them if nothing is held.
+    fn prepare_files(&self) -> Result<Prepared, StoreError> {
         let layout = &self.shared.layout;
         let _structure = self.shared.structure.write();
         if self.is_in_place() && !self.is_complete() {
@@ -108,19 +119,52 @@ impl Blob {
         }
         let mut state = self.state();
         let is_new = state.charged.is_none();
-        if is_new {
-            state.files = Some(Arc::new(Files::create(layout, &self.hash(), self.size())?));
-            state.charged = Some(self.outboard_charge());
-            self.shared.space.add_blob();
+        let is_sealed = |files: &Arc<Files>| files.sealed.load(Ordering::Acquire);
+        if state.held_groups == 0 && state.files.as_ref().is_none_or(is_sealed) {
+            let marks = marks(state.origin == Origin::Local, state.pinned);
+            state.files = Some(Arc::new(Files::create(layout, &self.hash(), self.size(), marks)?));
+            if is_new {
+                state.charged = Some(self.outboard_charge());
+                self.shared.space.add_blob();
+            }
+            return Ok(if is_new { Prepared::Made } else { Prepared::Opened });
         }
-        let mut files = self.open_files(&mut state)?;
-        if files.sealed.load(Ordering::Acquire) && !state.complete {
-            files = Arc::new(files.replace(layout, &self.hash(), self.size(), &state.held)?);
-            state.files = Some(files.clone());
+        let files = self.open_files(&mut state)?;
+        Ok(if is_sealed(&files) && !state.complete { Prepared::Sealed(files) } else { Prepared::Opened })
+    }
+
+    /// Puts a copy of what is held in the place of the content file, which was complete and must not be written to.
+    /// That may take long, so nobody else is kept waiting meanwhile but others who mend.
+    fn mend_content(&self, files: &Arc<Files>) -> Result<(), StoreError> {
+        let _mending = self.shared.mending.lock();
+        let is_wanted = |state: &State| {
+            let is_current = state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files));
+            is_current && files.sealed.load(Ordering::Acquire) && !state.complete
+        };
+        let held = {
+            let state = self.state();
+            if !is_wanted(&state) {
+                return Ok(());
+            }
+            state.held.clone()
+        };
+        // Until the copy has taken the place of the damaged file, there are two.
+        let reserved = content_charge(self.size(), held.iter());
+        self.shared.reserve(reserved)?;
+        let (layout, hash) = (&self.shared.layout, self.hash());
+        let mended = files.copy(layout, &hash, self.size(), &held).and_then(|copy| {
+            let _structure = self.shared.structure.write();
+            let mut state = self.state();
+            // Less may be held by now: to what is sealed nothing is added.
+            if !is_wanted(&state) {
+                return copy.remove();
+            }
             debug_assert!(state.fresh.is_empty(), "what is sealed was complete, and nothing was written to it since");
-        }
-        files.writers.fetch_add(1, Ordering::Relaxed);
-        Ok((files, is_new))
+            state.files = Some(Arc::new(copy.put_in_place(files, layout, &hash, self.size())?));
+            Ok(())
+        });
+        self.shared.space.release(reserved);
+        mended
     }
 
     /// Bytes, then proof. False if others have completed the blob meanwhile: to a complete file nothing is
@@ -138,11 +182,6 @@ impl Blob {
             }
         }
         Ok(true)
-    }
-
-    /// Whether `files` were made for nothing: no group is held and nobody else writes.
-    fn is_unused(&self, files: &Files) -> bool {
-        self.state().held_groups == 0 && files.writers.load(Ordering::Relaxed) == 0
     }
 
     /// Counts the groups as held, if they were `written` (with so many bytes reserved) to files that

@@ -1,6 +1,7 @@
 //! An open blob: its bytes from memory, from the store, from peers, in that order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,12 +12,15 @@ use super::fetch::Destination;
 use super::source::{FAR_AHEAD_LEN, NEAR_AHEAD_LEN};
 use super::{BlobReader, BoxFuture, FetchError, Priority, WholeFile};
 use crate::ids::{BlobRange, ContentHash};
-use crate::store::Blob;
+use crate::store::{Blob, StoreError};
 use crate::verify::{GROUP_LEN, bytes_of, groups_from, groups_of};
 
 /// How often in a row one read goes back to the store and the peers without a byte more. Each such
 /// round follows a change in the store (groups that went or proved corrupt), so few are ever needed.
 const MAX_ROUNDS: u32 = 16;
+
+/// The time between two looks at a blob whose outboard waits to be made anew.
+const MENDING_REST: Duration = Duration::from_millis(50);
 
 /// A reader of one blob.
 pub(super) struct Reader {
@@ -104,14 +108,17 @@ impl Reader {
         if let Some(bytes) = read_cached(blob, range) {
             return Some(bytes);
         }
-        let blob = blob.clone();
-        match tokio::task::spawn_blocking(move || blob.read(range)).await {
-            Ok(Ok(bytes)) => Some(bytes),
-            Ok(Err(error)) => {
-                tracing::warn!("fetched again, since the cache failed: {error}");
-                None
+        loop {
+            let blob = blob.clone();
+            match tokio::task::spawn_blocking(move || blob.read(range)).await {
+                Ok(Ok(bytes)) => return Some(bytes),
+                Ok(Err(StoreError::Mending { .. })) => tokio::time::sleep(MENDING_REST).await,
+                Ok(Err(error)) => {
+                    tracing::warn!("fetched again, since the cache failed: {error}");
+                    return None;
+                }
+                Err(_) => return None,
             }
-            Err(_) => None,
         }
     }
 

@@ -7,6 +7,7 @@ mod damage;
 mod eviction;
 mod in_place;
 mod keeping;
+mod losing;
 mod model;
 mod quota;
 mod rebuilding;

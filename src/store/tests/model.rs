@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::import::{Source, stage};
-use crate::store::{Origin, PinOutcome};
+use crate::store::{BlobInfo, Origin, PinOutcome};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -252,7 +252,7 @@ fn check_model(dir: &Path, users: &Path, store: &Store, samples: &[Sample], know
     for (number, (sample, known)) in samples.iter().zip(known).enumerate() {
         assert_eq!(fs::read(users_file(users, number)).ok(), known.users);
         let info = store.lookup(&sample.hash).unwrap();
-        match info.filter(|info| info.origin == Origin::Fetched && info.held_bytes > 0) {
+        match info.filter(|info| info.origin == Origin::Fetched && (info.held_bytes > 0 || info.pinned)) {
             Some(info) => assert!(known.pinned.is_none_or(|pinned| info.pinned == pinned), "{known:?}"),
             None => {
                 assert!(info.is_some() || known.pinned != Some(true), "pinned, and gone");
@@ -275,6 +275,13 @@ fn check_model(dir: &Path, users: &Path, store: &Store, samples: &[Sample], know
         } else if !held.is_empty() {
             charged +=
                 info.unwrap().held_bytes.next_multiple_of(4096) + (sample.outboard.len() as u64).next_multiple_of(4096);
+        } else {
+            // It may be known because it was added or pinned before it was damaged.
+            let shared = &store.shared;
+            charged += match shared.opened(&sample.hash) {
+                Some(blob) => blob.state().charged.unwrap_or(0),
+                None => shared.index.get(&sample.hash).unwrap().map_or(0, |record| record.charge()),
+            };
         }
     }
     assert_eq!(of_blobs(store), charged);
@@ -345,7 +352,8 @@ proptest! {
                     let hash = samples[blob].hash;
                     let outcome = store.set_pinned(&[hash], pinned).unwrap()[0];
                     let info = store.lookup(&hash).unwrap();
-                    if info.is_some_and(|info| info.origin == Origin::Fetched && info.held_bytes > 0) {
+                    let is_known = |info: BlobInfo| info.held_bytes > 0 || outcome == PinOutcome::Done;
+                    if info.is_some_and(|info| info.origin == Origin::Fetched && is_known(info)) {
                         prop_assert_eq!(outcome, PinOutcome::Done);
                         known[blob].pinned = Some(pinned);
                     } else {

@@ -1,12 +1,14 @@
 //! An index that is damaged or gone is made anew from the files.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::store::import::{Source, stage};
 use crate::store::recovery::Work;
-use crate::store::{Origin, PinOutcome};
+use crate::store::sweep::sweep_shard;
+use crate::store::{Origin, PinOutcome, claim};
 
 /// A closed store with a blob of one group, one of several, a partial one, and one added here.
 struct Filled {
@@ -362,4 +364,73 @@ fn what_is_found_beyond_the_cap_makes_room_but_not_what_was_added() {
     assert!(filled.added.read_all(&store).unwrap());
     assert!(store.lookup(&filled.large.hash).unwrap().is_none());
     assert!(store.usage().used <= store.usage().capacity && on_disk(dir) <= store.usage().capacity);
+}
+
+#[test]
+fn a_sweep_that_is_overtaken_by_a_new_index_removes_nothing() {
+    let filled = filled();
+    let store = open(filled.dir());
+    store.shared.write_index(|batch| batch.take(&filled.added.hash)).unwrap();
+    let sweep = |goes_on: &dyn Fn() -> bool, spared: &HashSet<ContentHash>| {
+        sweep_shard(&store.shared, filled.added.hash.as_bytes()[0], goes_on, spared).unwrap();
+    };
+    let path = content_path(filled.dir(), &filled.added.hash);
+    sweep(&|| false, &HashSet::new());
+    assert!(path.exists(), "the index that does not know it is not the one that the sweep began with");
+    sweep(&|| true, &HashSet::from([filled.added.hash]));
+    assert!(path.exists(), "it is spared");
+    sweep(&|| true, &HashSet::new());
+    assert!(!path.exists());
+}
+
+#[test]
+fn right_content_with_a_damaged_outboard_survives_the_loss_of_the_index() {
+    type Damage = fn(&Path);
+    let damages: [Damage; 4] = [
+        |path| fs::remove_file(path).unwrap(),
+        |path| flip(path, 0),
+        |path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(64).unwrap(),
+        |path| fs::write(path, vec![0; fs::metadata(path).unwrap().len() as usize]).unwrap(),
+    ];
+    for (case, damage) in damages.iter().enumerate() {
+        let filled = filled();
+        fs::remove_file(index(filled.dir())).unwrap();
+        for sample in [&filled.added, &filled.large] {
+            damage(&outboard_path(filled.dir(), &sample.hash));
+        }
+        let store = open(filled.dir());
+        filled.assert_all_there(&store);
+        for sample in [&filled.added, &filled.large] {
+            assert_eq!(fs::read(outboard_path(filled.dir(), &sample.hash)).unwrap(), sample.outboard, "{case}");
+        }
+        assert_eq!(fs::read_dir(filled.dir().join("tmp")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn wrong_content_with_a_damaged_outboard_goes() {
+    let filled = filled();
+    fs::remove_file(index(filled.dir())).unwrap();
+    flip(&outboard_path(filled.dir(), &filled.added.hash), 0);
+    flip(&content_path(filled.dir(), &filled.added.hash), 3);
+    let store = open(filled.dir());
+    assert_eq!(store.lookup(&filled.added.hash).unwrap(), None);
+    assert!(!content_path(filled.dir(), &filled.added.hash).exists());
+}
+
+#[test]
+fn a_file_that_is_touched_while_it_is_looked_at_is_looked_at_again() {
+    let filled = filled();
+    fs::remove_file(index(filled.dir())).unwrap();
+    let store = open(filled.dir());
+    store.shared.write_index(|batch| batch.take(&filled.small.hash)).unwrap();
+    let verified = claim::verify(&store.shared, &filled.small.hash, &|| true).unwrap().unwrap();
+    let path = content_path(filled.dir(), &filled.small.hash);
+    // As a backup with hard links does.
+    fs::hard_link(&path, filled.dir().join("copy")).unwrap();
+    let (taken, changed) = claim::take_over(&store.shared, vec![verified]).unwrap();
+    assert_eq!((taken, changed), (0, vec![filled.small.hash]));
+    let verified = claim::verify(&store.shared, &filled.small.hash, &|| true).unwrap().unwrap();
+    assert_eq!(claim::take_over(&store.shared, vec![verified]).unwrap(), (1, Vec::new()));
+    assert!(filled.small.read_all(&store).unwrap());
 }

@@ -1,0 +1,131 @@
+//! What turns out damaged or missing is held no more.
+//!
+//! Whoever finds it out does so without a lock, and others may meanwhile have replaced the files by good ones. So each
+//! loss is looked at again under `structure`, before anything goes.
+//!
+//! A blob that was added here or is pinned stays known with nothing held of it: what is fetched again is then
+//! still kept from eviction.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::StoreError;
+use super::blob::Blob;
+use super::files::Files;
+use super::record::{Origin, content_charge};
+use super::shared::Shared;
+
+impl Blob {
+    /// Takes `wrong` out of what is held, if it is still in `files`, and tells of it. If nothing is
+    /// left, the files go too.
+    pub(super) fn drop_groups(
+        self: &Arc<Self>,
+        files: &Arc<Files>,
+        wrong: &[Range<u64>],
+        groups: Range<u64>,
+    ) -> StoreError {
+        let hash = self.hash();
+        if files.in_place {
+            return self.drop_all(Some(files)).err().unwrap_or(StoreError::Corrupt { hash, groups });
+        }
+        let mut state = self.state();
+        if state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files)) {
+            let mut dropped: Vec<Range<u64>> = Vec::new();
+            for range in wrong {
+                dropped.extend(
+                    state.held.overlapping(range).map(|held| held.start.max(range.start)..held.end.min(range.end)),
+                );
+                state.held.remove(range.clone());
+            }
+            let count: u64 = dropped.iter().map(|range| range.end - range.start).sum();
+            let bytes = content_charge(self.size(), &dropped);
+            tracing::warn!(%hash, groups = count, "groups on disk are damaged; they are dropped and will be fetched again");
+            self.shared.metrics.store_corrupt_groups.add(count);
+            self.shared.space.release(bytes);
+            state.charged = state.charged.map(|charged| charged - bytes);
+            state.held_groups -= count;
+            state.complete &= count == 0;
+            state.nodes.clear();
+            state.checked = None;
+            state.fresh.clear();
+            let is_empty = state.held.is_empty();
+            self.queue(&mut state);
+            drop(state);
+            if is_empty && let Err(error) = self.drop_unused(files) {
+                return error;
+            }
+        }
+        StoreError::Corrupt { hash, groups }
+    }
+
+    /// Drops all that is held because the files are not what the index says: `files`, as far as they are still
+    /// those of the blob; without, those that cannot be opened, if that is still so.
+    pub(super) fn drop_all(&self, files: Option<&Arc<Files>>) -> Result<(), StoreError> {
+        let _structure = self.shared.structure.write();
+        let still = match files {
+            Some(files) => self.is_backed_by(files),
+            None => matches!(self.open_files(&mut self.state()), Err(StoreError::Missing { .. })),
+        };
+        if !still {
+            return Ok(());
+        }
+        self.shared.metrics.store_corrupt_groups.add(self.state().held_groups);
+        if self.is_kept() { self.shared.lose_content(self) } else { self.shared.forget_locked(self) }
+    }
+
+    /// Removes `files` if they are those of the blob, which is not to be kept, no group is held and nobody writes.
+    pub(super) fn drop_unused(&self, files: &Arc<Files>) -> Result<(), StoreError> {
+        let _structure = self.shared.structure.write();
+        let is_unused = self.is_backed_by(files)
+            && !self.is_kept()
+            && !self.holds_any()
+            && files.writers.load(Ordering::Relaxed) == 0;
+        if is_unused { self.shared.forget_locked(self) } else { Ok(()) }
+    }
+
+    /// Whether it was added here or is pinned.
+    fn is_kept(&self) -> bool {
+        let state = self.state();
+        state.pinned || state.origin != Origin::Fetched
+    }
+}
+
+impl Shared {
+    /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
+    /// stays good for new writes.
+    pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
+        let _structure = self.structure.write();
+        self.forget_locked(blob)
+    }
+
+    /// The same, for a caller that holds `structure`.
+    pub fn forget_locked(&self, blob: &Blob) -> Result<(), StoreError> {
+        let charged = blob.clear();
+        self.write_index(|batch| batch.take(&blob.hash()))?;
+        self.pending.lock().touches.remove(&blob.hash());
+        self.layout.unlink(&blob.hash())?;
+        if let Some(bytes) = charged {
+            self.space.release(bytes);
+            self.space.remove_blob();
+        }
+        Ok(())
+    }
+
+    /// Takes note that nothing is held any more of `blob`, which stays known. The caller holds `structure`.
+    fn lose_content(&self, blob: &Blob) -> Result<(), StoreError> {
+        if !blob.holds_any() {
+            return Ok(());
+        }
+        let (record, freed) = blob.lose_groups();
+        self.space.release(freed);
+        let (hash, size) = (blob.hash(), blob.size());
+        if record.origin == Origin::Reference {
+            let why = self.in_place(&hash, size, false).and_then(|place| place.complaint());
+            tracing::warn!(%hash, "{}; it is served no more", why.as_deref().unwrap_or("the link to its file is gone"));
+        } else {
+            tracing::warn!(%hash, "its files on disk are missing or cut short; it is dropped and will be fetched again");
+        }
+        self.write_index(|batch| batch.put(&hash, &record))
+    }
+}
