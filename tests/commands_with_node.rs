@@ -366,6 +366,26 @@ fn get_into_a_pipe_that_is_closed_early_is_quiet() {
 }
 
 #[test]
+fn whoever_reads_no_more_of_the_output_does_not_stop_the_work() {
+    let node = Node::start();
+    let dir = tempfile::tempdir().unwrap();
+    // More than are added at a time.
+    let names: Vec<_> = (0..1100).map(|number| dir.path().join(number.to_string())).collect();
+    names.iter().for_each(|name| std::fs::write(name, name.as_os_str().as_encoded_bytes()).unwrap());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = node.command(&["add"]).args(&names).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+    let last = ContentHash::of(names[1099].as_os_str().as_encoded_bytes()).to_string();
+    assert!(!stdout(&node.run(&["ls", &last])).is_empty(), "all are there");
+    // That nobody reads it is no reason to call bad what was good, nor good what was bad.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = node.command(&["add", "/no/such/file"]).stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
 fn prefetch_names_what_failed_and_has_a_bounded_number_under_way() {
     let node = Node::start();
     let fine: Vec<_> = (0..1100u32).map(|i| ContentHash::of(&i.to_le_bytes()).to_string()).collect();

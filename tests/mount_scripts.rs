@@ -42,10 +42,10 @@ fn command_line(arguments: &[&str]) -> Vec<String> {
 
 #[test]
 fn options_become_flags_and_mounts_own_are_ignored() {
-    assert_eq!(command_line(&["byhash", "/mnt/net"]), ["mount", "/mnt/net"]);
+    assert_eq!(command_line(&["byhash", "/mnt/net"]), ["mount", "/mnt/net", "--fsname", "byhash"]);
     let fstab = "rw,_netdev,nofail,x-systemd.automount,noatime,peer=a:1,peer=id@[::1]:2,allow=x,open,hydrate,allow_other,\
                  secret-file=/etc/a b/$(touch x)*,cache-size=20GiB,serve-rate=50MB,verify=always,state=/s,config=/c.toml,listen=[::]:7117";
-    let mut expected: Vec<_> = "mount /mnt/net --peer a:1 --peer id@[::1]:2 --allow x --open --hydrate --allow-other --secret-file SECRET \
+    let mut expected: Vec<_> = "mount /mnt/net --fsname none --peer a:1 --peer id@[::1]:2 --allow x --open --hydrate --allow-other --secret-file SECRET \
                                 --cache-size 20GiB --serve-rate 50MB --verify always --state /s --config /c.toml --listen [::]:7117"
         .split_whitespace()
         .collect();
@@ -57,7 +57,31 @@ fn options_become_flags_and_mounts_own_are_ignored() {
 #[test]
 fn the_source_may_be_a_peer_and_options_may_come_in_parts() {
     let called = command_line(&["h:7117", "/mnt/my net", "-s", "-n", "-o", "defaults,open", "-v", "-o", "peer=b:1"]);
-    assert_eq!(called, ["mount", "/mnt/my net", "--peer", "h:7117", "--open", "--peer", "b:1"]);
+    assert_eq!(called, ["mount", "/mnt/my net", "--fsname", "h:7117", "--peer", "h:7117", "--open", "--peer", "b:1"]);
+}
+
+#[test]
+fn every_flag_of_a_mount_is_an_option() {
+    let output = Command::new(env!("CARGO_BIN_EXE_byhash")).args(["mount", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let of_the_process = ["foreground", "verbose", "help"];
+    let mut seen = BTreeSet::new();
+    for line in help.lines() {
+        let Some((_, flag)) = line.split_once("--").filter(|(before, _)| before.len() <= 6) else { continue };
+        let (name, value) = flag.split_once(' ').unwrap_or((flag, ""));
+        let name = name.trim_end_matches('.');
+        if of_the_process.contains(&name) || !seen.insert(name) {
+            continue;
+        }
+        let option = if value.trim_start().starts_with('<') || value.starts_with('[') {
+            format!("{name}=x")
+        } else {
+            name.to_owned()
+        };
+        let called = command_line(&["byhash", "/mnt/net", "-o", &option]);
+        assert!(called.contains(&format!("--{name}")), "{option}: {called:?}");
+    }
+    assert!(seen.contains("scrub-rate") && seen.contains("peer") && seen.contains("hydrate"), "{seen:?}");
 }
 
 #[test]

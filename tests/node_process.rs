@@ -119,6 +119,28 @@ fn a_node_says_one_line_answers_and_ends_in_order() {
 }
 
 #[test]
+fn a_node_that_was_told_to_ignore_hangups_outlives_them() {
+    let state = tempfile::tempdir().unwrap();
+    for (ignored, ends_by) in [("HUP", libc::SIGINT), ("INT", libc::SIGHUP), ("HUP INT", libc::SIGTERM)] {
+        let mut command = Command::new("sh");
+        // As nohup(1) does, and shells without job control do for what runs in the background.
+        command.args(["-c", &format!("trap '' {ignored}; exec \"$0\" serve"), env!("CARGO_BIN_EXE_byhash")]);
+        command.env("BYHASH_STATE", state.path()).env("BYHASH_CONFIG", "/dev/null").env("BYHASH_LISTEN", "127.0.0.1:0");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut ready = String::new();
+        stdout.read_line(&mut ready).unwrap();
+        let node = Node { child, stdout, ready };
+        for signal in ignored.split(' ').map(|name| if name == "HUP" { libc::SIGHUP } else { libc::SIGINT }) {
+            // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+            unsafe { libc::kill(node.child.id().cast_signed(), signal) };
+        }
+        assert!(run(state.path(), &["status"]).status.success(), "it still runs");
+        assert_eq!(node.end(ends_by).0, Some(0));
+    }
+}
+
+#[test]
 fn a_second_node_is_refused_with_the_firsts_number() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), &["serve"]);

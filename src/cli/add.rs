@@ -9,7 +9,7 @@ use super::failure::{CommandError, complain};
 use super::flags::StoreFlags;
 use super::keeper::{Keeper, out_of_place};
 use super::node::block_on;
-use super::output::print;
+use super::output::Output;
 use super::progress::{Shown, bytes_bar};
 use crate::config::StateDir;
 use crate::control::{MAX_STAGED, Order, Report};
@@ -49,7 +49,7 @@ impl Add {
     pub(super) fn run(self) -> Result<(), CommandError> {
         let (state, cache_size) = self.store.store()?;
         state.create()?;
-        let adding = Adding { state, cache_size, reference: self.reference };
+        let mut adding = Adding { state, cache_size, reference: self.reference, printed: Output::default() };
         let mut all_done = true;
         let mut files = self.paths.iter().peekable();
         while files.peek().is_some() {
@@ -77,7 +77,7 @@ impl Add {
             }
             all_done &= adding.batch(&batch, bytes)?;
         }
-        if all_done { Ok(()) } else { Err(CommandError::AlreadySaid) }
+        adding.printed.conclude(if all_done { Ok(()) } else { Err(CommandError::AlreadySaid) })
     }
 }
 
@@ -98,6 +98,7 @@ struct Adding {
     state: StateDir,
     cache_size: u64,
     reference: bool,
+    printed: Output,
 }
 
 impl Adding {
@@ -118,7 +119,7 @@ impl Adding {
     /// Adds files that have `bytes` bytes together and prints the hash of each; tells whether all of them are
     /// there. Whoever keeps the store makes room for all of them before anything is written, and takes them
     /// over together when all are staged.
-    fn batch(&self, files: &[File], bytes: u64) -> Result<bool, CommandError> {
+    fn batch(&mut self, files: &[File], bytes: u64) -> Result<bool, CommandError> {
         let mut all_done = true;
         let mut batch = match Batch::create(&self.state.cache()) {
             Ok(batch) => batch,
@@ -156,7 +157,7 @@ impl Adding {
                 Some(error) => all_done = not_added(path, &CommandError::Failed(error)),
             }
         }
-        print(&printed)?;
+        self.printed.print(&printed);
         Ok(all_done)
     }
 

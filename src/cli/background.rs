@@ -3,9 +3,7 @@
 //! not survive it.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
@@ -14,6 +12,7 @@ use tokio::process::Command;
 
 use super::FAILED;
 use super::failure::CommandError;
+use super::log_file;
 use super::node::block_on;
 use super::output::print;
 use super::signals::interrupted;
@@ -22,21 +21,17 @@ use crate::config::StateDir;
 /// The hidden flag of the process in the background.
 pub(super) const DETACHED: &str = "detached";
 
-/// A log larger than this, in bytes (8 MiB), is begun anew at the next start.
-const LOG_LIMIT: u64 = 8 << 20;
-
 /// Starts the process's own command line again in the background, and passes its `ready` line
 /// on, or its failure.
 pub(super) fn start(state: &StateDir) -> Result<(), CommandError> {
     state.create()?;
     let path = state.log();
-    let log_failed = |error| CommandError::Failed(format!("the log {} cannot be written: {error}", path.display()));
-    let mut log = File::options().read(true).append(true).create(true).mode(0o600).open(&path).map_err(log_failed)?;
-    let mut begin = log.metadata().map_err(log_failed)?.len();
-    if begin > LOG_LIMIT {
-        log.set_len(0).map_err(log_failed)?;
-        begin = 0;
-    }
+    let log_failed = |error| {
+        let path = path.display();
+        CommandError::Failed(format!("the log {path} cannot be written: {error} (--foreground logs to stderr)"))
+    };
+    let mut log = log_file::open(&path).map_err(log_failed)?;
+    let begin = log.metadata().map_err(log_failed)?.len();
     let program = std::env::current_exe()
         .map_err(|error| CommandError::Failed(format!("the program's own file cannot be found: {error}")))?;
     let mut command = Command::new(program);

@@ -7,7 +7,7 @@ use super::failure::CommandError;
 use super::flags::StoreFlags;
 use super::keeper::{Keeper, out_of_place};
 use super::node::block_on;
-use super::output::{print, print_json};
+use super::output::{Output, json};
 use super::table::size;
 use crate::control::{Order, Report};
 
@@ -49,7 +49,7 @@ impl Gc {
         };
         let (state, cache_size) = self.store.store()?;
         let mut figures = Figures::default();
-        let mut excess = 0;
+        let (mut excess, mut output) = (0, Output::default());
         // There is nothing to remove where there is no store.
         if state.path().exists() {
             excess = block_on(async {
@@ -62,7 +62,7 @@ impl Gc {
                     figures.freed_bytes += step.removed.iter().map(|(_, bytes)| bytes).sum::<u64>();
                     figures.used_bytes = step.used;
                     if !self.json {
-                        print(&names)?;
+                        output.print(&names);
                     }
                     if !step.more {
                         return Ok(step.excess);
@@ -70,18 +70,15 @@ impl Gc {
                 }
             })?;
         }
-        if self.json {
-            print_json(&figures)?
-        } else {
-            print(&for_people(&figures))?
-        }
-        if excess > 0 && !self.all {
-            return Err(CommandError::Failed(format!(
+        output.print(&if self.json { json(&figures)? } else { for_people(&figures) });
+        output.conclude(match excess {
+            0 => Ok(()),
+            _ if self.all => Ok(()),
+            _ => Err(CommandError::Failed(format!(
                 "{} more than asked for are pinned, were added here, are in use or belong to the index: see 'byhash ls'",
                 size(excess)
-            )));
-        }
-        Ok(())
+            ))),
+        })
     }
 }
 

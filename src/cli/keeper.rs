@@ -9,7 +9,7 @@ use crate::control::{Client, ControlError, Order, Report};
 use crate::daemon::{LOCK_POLL, LOCK_WAIT};
 use crate::ids::ContentHash;
 use crate::metrics::Metrics;
-use crate::store::{HeldBlob, Store, StoreError};
+use crate::store::{HeldBlob, Scrubbed, Store, StoreError};
 
 /// How long a command waits for a new index. What is done by then is kept, and the next command goes on from there.
 const SETTLE_WAIT: Duration = Duration::from_secs(60);
@@ -57,6 +57,14 @@ impl Keeper {
             settle(store).await;
         }
         Ok(keeper)
+    }
+
+    /// Has what a check has dropped fetched again. Only a node can.
+    pub(super) async fn mend(&mut self, scrubbed: &Scrubbed) -> Result<(), CommandError> {
+        match self {
+            Self::Node(node) => Ok(node.mend(scrubbed).await?),
+            Self::Store(_) => Err(out_of_place()),
+        }
     }
 
     /// Has something done with the store.

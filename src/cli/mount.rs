@@ -7,7 +7,8 @@ use clap::Args;
 use super::background;
 use super::failure::CommandError;
 use super::flags::{MountFlags, NodeFlags};
-use super::node::run_node;
+use super::log_file;
+use super::node::{Place, run_node};
 
 /// The arguments of `byhash mount`.
 #[derive(Debug, Args)]
@@ -22,6 +23,10 @@ pub(super) struct Mount {
     /// Set by the program itself for the process that it leaves in the background
     #[arg(long = background::DETACHED, hide = true)]
     detached: bool,
+
+    /// What mount(8) and df(1) are to show as the source; 'mount -a' goes by it
+    #[arg(long, value_name = "NAME", hide = true)]
+    fsname: Option<String>,
 
     #[command(flatten)]
     mount: MountFlags,
@@ -38,10 +43,11 @@ impl Mount {
         if self.detached {
             // A process in the background must not keep some directory's file system busy. All
             // paths are absolute by now.
+            log_file::keep_small(config.state.log());
             std::env::set_current_dir("/").map_err(|error| CommandError::Failed(format!("/: {error}")))?;
         } else if !self.foreground {
             return background::start(&config.state);
         }
-        run_node(&config, Some(mountpoint))
+        run_node(&config, Some(Place { mountpoint, source: self.fsname }))
     }
 }

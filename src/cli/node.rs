@@ -40,21 +40,29 @@ pub(super) async fn running_node(state: &StateDir) -> Result<Client, CommandErro
     })
 }
 
-/// Runs a node, with a mount if `mountpoint` is given, until it is told to end.
-pub(super) fn run_node(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+/// Where a node mounts.
+pub(super) struct Place {
+    /// An absolute path.
+    pub(super) mountpoint: PathBuf,
+    /// What is shown as the source of the mount, if that is not the usual.
+    pub(super) source: Option<String>,
+}
+
+/// Runs a node, with a mount if a `place` is given, until it is told to end.
+pub(super) fn run_node(config: &NodeConfig, place: Option<Place>) -> Result<(), CommandError> {
     daemon::raise_descriptor_limit();
     let runtime =
         daemon::runtime().map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
-    let lived = runtime.block_on(live(config, mountpoint));
+    let lived = runtime.block_on(live(config, place));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     lived
 }
 
-async fn live(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), CommandError> {
+async fn live(config: &NodeConfig, place: Option<Place>) -> Result<(), CommandError> {
     // Listened for before there is anything that would have to be cleaned up.
     let mut signals = Signals::listen()?;
     let node = Node::start(config).await.map_err(failed)?;
-    let attended = attend(&node, config, mountpoint, &mut signals).await;
+    let attended = attend(&node, config, place, &mut signals).await;
     node.shutdown().await;
     attended
 }
@@ -63,15 +71,22 @@ async fn live(config: &NodeConfig, mountpoint: Option<PathBuf>) -> Result<(), Co
 async fn attend(
     node: &Arc<Node>,
     config: &NodeConfig,
-    mountpoint: Option<PathBuf>,
+    place: Option<Place>,
     signals: &mut Signals,
 ) -> Result<(), CommandError> {
-    let listener = ControlListener::bind(&config.state.control_socket())?;
+    let listener = match ControlListener::bind(&config.state.control_socket()) {
+        // Its content is served all the same; only commands find no node.
+        Err(error) if error.is_of_the_disk() => {
+            tracing::warn!("no command can reach this node: {error}");
+            None
+        }
+        bound => Some(bound?),
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let handler: Arc<dyn ControlHandler> = node.clone();
-    let control = tokio::spawn(serve(listener, handler, async { drop(stopped.await) }));
-    let mount = match mountpoint {
-        Some(path) => Some(mount_at(node, config, path).await?),
+    let control = listener.map(|listener| tokio::spawn(serve(listener, handler, async { drop(stopped.await) })));
+    let mount = match place {
+        Some(place) => Some(mount_at(node, config, place).await?),
         None => None,
     };
     announce(node.id(), node.listen_addr());
@@ -98,13 +113,14 @@ async fn attend(
     };
     drop(stop);
     // It ends at once, and a panic in it is no reason not to end in order.
-    let _ = control.await;
+    if let Some(control) = control {
+        let _ = control.await;
+    }
     ended.unwrap_or_else(|error| Err(failed(error)))
 }
 
-async fn mount_at(node: &Arc<Node>, config: &NodeConfig, path: PathBuf) -> Result<Mount, CommandError> {
-    let source = Arc::new(node.engine().clone());
-    let mut filesystem = Filesystem::new(source, node.metrics().clone(), Owner::of_process());
+async fn mount_at(node: &Arc<Node>, config: &NodeConfig, place: Place) -> Result<Mount, CommandError> {
+    let mut filesystem = Filesystem::new(Arc::new(node.engine().clone()), node.metrics().clone(), Owner::of_process());
     if config.mount.hydrate {
         filesystem = filesystem.hydrating();
     }
@@ -115,9 +131,11 @@ async fn mount_at(node: &Arc<Node>, config: &NodeConfig, path: PathBuf) -> Resul
         Verify::Once => (Passthrough::Like(config.store().lock_file()), false),
         Verify::Always => (Passthrough::Off("every read is checked (--verify=always)".to_owned()), true),
     };
-    let options = MountOptions { allow_other: defaults.allow_other || config.mount.allow_other, passthrough, direct };
+    let allow_other = defaults.allow_other || config.mount.allow_other;
+    let source = place.source.unwrap_or(defaults.source);
+    let options = MountOptions { allow_other, passthrough, direct, source };
     let runtime = tokio::runtime::Handle::current();
-    let mounting = move || Mount::new(&path, filesystem, options, runtime);
+    let mounting = move || Mount::new(&place.mountpoint, filesystem, options, runtime);
     let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(failed)?;
     node.note_mount(mount.path().to_owned(), mount.modes());
     Ok(mount)

@@ -11,12 +11,12 @@ use super::flags::StoreFlags;
 use super::hashes::{Hashes, MaybeHashArgs};
 use super::keeper::{Keeper, out_of_place};
 use super::node::{block_on, running_node};
-use super::output::{print, print_json};
+use super::output::{Output, json};
 use super::progress::{Shown, bytes_bar};
 use super::table::size;
 use super::why::ADD_AGAIN;
 use crate::config::StateDir;
-use crate::control::{Client, Order, Report};
+use crate::control::{Order, Report};
 use crate::ids::ContentHash;
 use crate::store::{HeldBlob, Origin, Scrubbed};
 
@@ -67,24 +67,23 @@ impl Verify {
         let hashes = self.hashes.hashes()?;
         let (state, cache_size) = self.store.store()?;
         let figures = block_on(async {
-            // Told before anything is dropped.
-            let mender = if self.repair { Some(running_node(&state).await?) } else { None };
-            let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
+            // That none runs is told before anything is dropped.
+            let mut keeper = match self.repair {
+                true => Keeper::Node(running_node(&state).await?),
+                false => Keeper::reach_existing(&state, cache_size).await?,
+            };
             let total = match &hashes {
                 None if std::io::stderr().is_terminal() => Some(held(&mut keeper).await?),
                 _ => None,
             };
             let bar = Shown(bytes_bar(total, "verify"));
-            Check { state, keeper, mender, figures: Figures::default(), damaged: BTreeMap::new(), bar }
+            Check { state, keeper, repair: self.repair, figures: Figures::default(), damaged: BTreeMap::new(), bar }
                 .all(hashes)
                 .await
         })?;
-        if self.json {
-            print_json(&figures)?
-        } else {
-            print(&for_people(&figures))?
-        }
-        if figures.all_is_well() { Ok(()) } else { Err(CommandError::AlreadySaid) }
+        let mut output = Output::default();
+        output.print(&if self.json { json(&figures)? } else { for_people(&figures) });
+        output.conclude(if figures.all_is_well() { Ok(()) } else { Err(CommandError::AlreadySaid) })
     }
 }
 
@@ -103,8 +102,8 @@ async fn held(keeper: &mut Keeper) -> Result<u64, CommandError> {
 struct Check {
     state: StateDir,
     keeper: Keeper,
-    /// The node that fetches again what was dropped; `None`: nothing is.
-    mender: Option<Client>,
+    /// What was dropped is fetched again.
+    repair: bool,
     figures: Figures,
     /// What was dropped of the blob that is being checked, and why that was not mended.
     damaged: BTreeMap<ContentHash, (u64, Option<String>)>,
@@ -184,9 +183,9 @@ impl Check {
         self.figures.checked_bytes += scrubbed.checked;
         self.bar.0.set_position(self.figures.checked_bytes);
         if scrubbed.dropped_bytes > 0 || !scrubbed.dropped.is_empty() {
-            let unmended = match &mut self.mender {
-                Some(node) => node.mend(scrubbed).await.err().map(|error| error.to_string()),
-                None => Some(format!("'byhash prefetch {}' fetches it again where a peer has it", scrubbed.hash)),
+            let unmended = match self.repair {
+                true => self.keeper.mend(scrubbed).await.err().map(|error| error.to_string()),
+                false => Some(format!("'byhash prefetch {}' fetches it again where a peer has it", scrubbed.hash)),
             };
             let (bytes, reason) = self.damaged.entry(scrubbed.hash).or_default();
             *bytes += scrubbed.dropped_bytes;

@@ -1,11 +1,13 @@
 //! The commands' side of the control socket.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use super::error::MAX_SOCKET_PATH_LEN;
 use super::frame::{Frame, read_frame, write_message};
+use super::server::QUESTION_WAIT;
 use super::{ControlError, Order, PrefetchEvent, Report, Request, Response};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
 use crate::ids::{ContentHash, TransferId};
@@ -15,7 +17,10 @@ use crate::transfer::TransferStatus;
 /// A connection to a running node.
 #[derive(Debug)]
 pub struct Client {
+    path: PathBuf,
     stream: UnixStream,
+    /// When the last question was answered.
+    used: Instant,
 }
 
 impl Client {
@@ -26,7 +31,7 @@ impl Client {
             return Ok(None);
         }
         match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Some(Self { stream })),
+            Ok(stream) => Ok(Some(Self { path: path.to_owned(), stream, used: Instant::now() })),
             Err(error) => match error.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
                 _ => Err(ControlError::Socket { path: path.to_owned(), what: "reached", source: error }),
@@ -53,7 +58,7 @@ impl Client {
     /// Asks for blobs to be fetched into the store, at most [`super::MAX_HASHES`]. The stream must be read
     /// to its end before another question; dropping the client breaks off what is not done.
     pub async fn prefetch(&mut self, hashes: Vec<ContentHash>) -> Result<PrefetchStream<'_>, ControlError> {
-        write_message(&mut self.stream, &Request::Prefetch { hashes }).await?;
+        self.put(&Request::Prefetch { hashes }).await?;
         Ok(PrefetchStream { stream: &mut self.stream })
     }
 
@@ -106,9 +111,19 @@ impl Client {
         }
     }
 
+    /// Puts a question, over a new connection if the node may have taken the silence of this one for its end.
+    async fn put(&mut self, request: &Request) -> Result<(), ControlError> {
+        if self.used.elapsed() >= QUESTION_WAIT / 2 {
+            *self = Self::connect(&self.path).await?.ok_or(ControlError::Ended)?;
+        }
+        write_message(&mut self.stream, request).await
+    }
+
     async fn ask(&mut self, request: &Request) -> Result<Response, ControlError> {
-        write_message(&mut self.stream, request).await?;
-        match read_frame(&mut self.stream).await?.ok_or(ControlError::Ended)? {
+        self.put(request).await?;
+        let answer = read_frame(&mut self.stream).await?.ok_or(ControlError::Ended)?;
+        self.used = Instant::now();
+        match answer {
             Frame::Message(message) => match serde_json::from_slice(&message)? {
                 Response::Error(failure) => Err(failure.into()),
                 response => Ok(response),

@@ -7,6 +7,15 @@ use super::message::Failure;
 /// The longest path of a Unix socket, in bytes: `sun_path` has 108, the last is a NUL (unix(7)).
 pub(super) const MAX_SOCKET_PATH_LEN: usize = 107;
 
+impl ControlError {
+    /// Whether the socket cannot be made because nothing can be written there, as on a read-only disk.
+    pub fn is_of_the_disk(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let Self::Socket { source, .. } = self else { return false };
+        matches!(source.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
+    }
+}
+
 /// Why a conversation over the control socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {

@@ -25,7 +25,7 @@ use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatu
 const MAX_CONVERSATIONS: usize = 64;
 
 /// How long a client may take over its next question before the connection is closed.
-const QUESTION_WAIT: Duration = Duration::from_secs(30);
+pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(30);
 
 /// How long accepting rests after an error such as running out of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);

@@ -375,3 +375,22 @@ async fn a_client_that_hangs_up_breaks_off_its_prefetch() {
     drop(client);
     running.node.waiting.notified().await;
 }
+
+#[tokio::test]
+async fn a_client_that_was_silent_for_long_is_answered_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let listener = ControlListener::bind(&path).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let node: Arc<dyn ControlHandler> = Arc::new(FakeNode::default());
+    let serving = tokio::spawn(serve(listener, node, async { drop(stopped.await) }));
+    let mut client = Client::connect(&path).await.unwrap().unwrap();
+    client.status().await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(2 * super::server::QUESTION_WAIT).await;
+    tokio::time::resume();
+    // The node has taken it for gone by now.
+    client.status().await.unwrap();
+    drop((client, stop));
+    serving.await.unwrap();
+}

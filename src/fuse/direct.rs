@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{DEVICE, FS_TYPE, MountOptions, SOURCE_NAME, shared_options};
+use super::{DEVICE, FS_TYPE, MountOptions, shared_options};
 
 /// Opens the FUSE device; its error tells whether the helper is worth trying.
 pub(super) fn open_device() -> io::Result<OwnedFd> {
@@ -21,7 +21,7 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> io::Result<OwnedFd> 
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let fd = device.as_raw_fd();
     let data = format!("fd={fd},rootmode=40000,user_id={uid},group_id={gid},{}", shared_options(options));
-    let (source, kind) = (CString::new(SOURCE_NAME)?, CString::new(FS_TYPE)?);
+    let (source, kind) = (CString::new(options.source.as_str())?, CString::new(FS_TYPE)?);
     let (target, data) = (CString::new(path.as_os_str().as_bytes())?, CString::new(data)?);
     let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
     // SAFETY: all four pointers are to strings that end in zero and outlive the call.

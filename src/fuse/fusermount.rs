@@ -34,7 +34,8 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
         // the block ends, so that receiving cannot wait for a helper that died.
         let mut command = Command::new(HELPER);
         command.arg("-o");
-        command.arg(format!("ro,nosuid,nodev,fsname={SOURCE_NAME},subtype={SOURCE_NAME},{}", shared_options(options)));
+        let (source, shared) = (escaped(&options.source), shared_options(options));
+        command.arg(format!("ro,nosuid,nodev,fsname={source},subtype={SOURCE_NAME},{shared}"));
         command.arg("--").arg(path).env(SOCKET_VARIABLE, "0").stdin(Stdio::from(OwnedFd::from(theirs)));
         command.output()
     };
@@ -46,6 +47,11 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
         return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     receive_descriptor(&ours).map_err(|error| failed(format!("it sent no device: {error}")))
+}
+
+/// A value among mount options, as libfuse's helper takes it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace(',', r"\,")
 }
 
 /// Whether the helper's settings let users open their mounts to others (fuse(8)).
@@ -114,6 +120,12 @@ mod tests {
     fn only_a_line_of_its_own_allows_others() {
         assert!(allows_others("mount_max = 9\n  user_allow_other\n"));
         assert!(!allows_others("") && !allows_others("#user_allow_other\nuser_allow_others\n"));
+    }
+
+    #[test]
+    fn a_source_stays_one_option() {
+        assert_eq!(escaped(r"a,allow_other\b"), r"a\,allow_other\\b");
+        assert_eq!(escaped("[2001:db8::1]:7117"), "[2001:db8::1]:7117");
     }
 
     #[test]

@@ -21,9 +21,10 @@ pub use backing::Passthrough;
 pub use error::MountError;
 pub use mode::MountModes;
 pub use mount::{Mount, MountOptions};
+pub use mount_point::clear_dead;
 pub use unmount::{Unmounted, unmount};
 
-/// What `mount` and `df` show as the source of a mount.
+/// What `mount` and `df` show as the source of a mount, if nothing else is said.
 const SOURCE_NAME: &str = "byhash";
 
 /// The type of a mount in `/proc/self/mountinfo`: the kernel's `fuse`, with our subtype.

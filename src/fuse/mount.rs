@@ -18,7 +18,7 @@ use super::backing::{Backings, NoPassthrough, Passthrough, try_with};
 use super::mode::MountModes;
 use super::mount_table::MountEntry;
 use super::unmount::{connection_dir, detach};
-use super::{DEVICE, MountError, direct, fusermount, kernel_window, mount_point};
+use super::{DEVICE, MountError, SOURCE_NAME, direct, fusermount, kernel_window, mount_point};
 use crate::fs::{BY_HASH_NAME, Filesystem};
 
 /// How many event loops serve a mount: two at least, so that one slow request holds up nothing,
@@ -41,6 +41,8 @@ pub struct MountOptions {
     pub passthrough: Passthrough,
     /// Every read comes to the filesystem, past the kernel's cache.
     pub direct: bool,
+    /// What is shown as the source of the mount; mount(8) tells by it whether a line of fstab is mounted.
+    pub source: String,
 }
 
 impl Default for MountOptions {
@@ -49,7 +51,12 @@ impl Default for MountOptions {
     fn default() -> Self {
         // SAFETY: this call has no preconditions and cannot fail.
         let is_root = unsafe { libc::geteuid() } == 0;
-        Self { allow_other: is_root, passthrough: Passthrough::Off("not asked for".to_owned()), direct: false }
+        Self {
+            allow_other: is_root,
+            passthrough: Passthrough::Off("not asked for".to_owned()),
+            direct: false,
+            source: SOURCE_NAME.to_owned(),
+        }
     }
 }
 

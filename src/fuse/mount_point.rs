@@ -43,15 +43,8 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let path = resolve(path)?;
     let inspect = |source| MountError::Inspect { path: path.clone(), source };
-    for _ in 0..MAX_DEAD {
-        match MountEntry::at(&path).map_err(inspect)? {
-            None => break,
-            Some(entry) if entry.is_fuse() && is_dead(&path) => {
-                tracing::warn!(mount_point = %path.display(), "a dead mount is in the way and is detached");
-                detach(&path)?;
-            }
-            Some(entry) => return Err(MountError::InUse { path, kind: entry.kind }),
-        }
+    if let Some(entry) = detach_dead(&path)? {
+        return Err(MountError::InUse { path, kind: entry.kind });
     }
     if !std::fs::metadata(&path).map_err(inspect)?.is_dir() {
         return Err(MountError::NotADirectory(path));
@@ -60,6 +53,25 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         tracing::warn!(mount_point = %path.display(), "the mount point is not empty; its content is hidden while mounted");
     }
     Ok(path)
+}
+
+/// Detaches the dead FUSE mounts at `path`; whatever else is there is left alone. Blocks for some seconds at most.
+pub fn clear_dead(path: &Path) -> Result<(), MountError> {
+    detach_dead(&resolve(path)?).map(drop)
+}
+
+/// Detaches the dead FUSE mounts at `path`, and tells what else is mounted there.
+fn detach_dead(path: &Path) -> Result<Option<MountEntry>, MountError> {
+    for _ in 0..MAX_DEAD {
+        let there = MountEntry::at(path).map_err(|source| MountError::Inspect { path: path.to_owned(), source })?;
+        let Some(entry) = there else { return Ok(None) };
+        if !entry.is_fuse() || !is_dead(path) {
+            return Ok(Some(entry));
+        }
+        tracing::warn!(mount_point = %path.display(), "a dead mount is in the way and is detached");
+        detach(path)?;
+    }
+    Ok(None)
 }
 
 /// Whether nobody serves the mount at `path` any more. Asked on a thread of its own, because a

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use byhash::fuse::{MountError, Unmounted, unmount};
+use byhash::fuse::{MountError, Unmounted, clear_dead, unmount};
 use tokio::runtime::Runtime;
 
 use super::memory_source::MemorySource;
@@ -139,6 +139,20 @@ fn what_was_mounted_at_the_place_since_is_left_alone() {
     m.mount.unmount().unwrap();
     assert_eq!(lines_of_mount_table(m.directory.path()), 1);
     unmount(m.directory.path()).unwrap();
+}
+
+#[test]
+fn only_dead_mounts_are_cleared_away() {
+    let Some(m) = Mounted::new("only_dead_mounts_are_cleared_away") else { return };
+    let file = m.file(m.source.add("abc"));
+    clear_dead(m.directory.path()).unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), b"abc", "it lives");
+    unmount(m.directory.path()).unwrap();
+    clear_dead(m.directory.path()).unwrap();
+    leave_dead_mount(m.directory.path());
+    clear_dead(m.directory.path()).unwrap();
+    assert_eq!(lines_of_mount_table(m.directory.path()), 0);
+    assert!(matches!(clear_dead(Path::new("/no/such/place")), Err(MountError::Missing(_))));
 }
 
 #[test]

@@ -18,6 +18,8 @@ echo "$3 $2/mnt byhash _netdev,nofail,x-systemd.automount,open,listen=127.0.0.1:
 /bin/mount -T "$2/fstab" "$2/mnt" >/dev/null
 sha256sum <"$2/mnt/by-hash/$4"
 findmnt -n -o FSTYPE,OPTIONS "$2/mnt"
+# What is mounted already is not mounted again.
+/bin/mount -a -T "$2/fstab" >/dev/null && findmnt -n -o SOURCE "$2/mnt"
 # And again at once, while the node of the first mount is still ending.
 umount "$2/mnt"
 ls "$2/mnt" | wc -l
@@ -49,9 +51,10 @@ fn mount_mounts_by_hand_and_from_a_table_and_umount_ends_the_node() {
     let said = run(command.args([&holder.peer, &hash_of(&bytes)]));
     let sum = run(Command::new("sha256sum").arg(sandbox.write("plain", &bytes)));
     let lines: Vec<_> = said.lines().collect();
-    let [fetched, kind, left, again, wrong] = lines[..] else { panic!("{said}") };
+    let [fetched, kind, source, left, again, wrong] = lines[..] else { panic!("{said}") };
     assert!(fetched.starts_with(&sum[..64]) && again.starts_with(&sum[..64]), "{said}");
     assert!(kind.starts_with("fuse.byhash") && kind.contains("ro,nosuid,nodev"), "{said}");
+    assert_eq!(source, holder.peer, "once");
     assert_eq!((left.trim(), wrong), ("0", "exit code 1"), "{said}");
     eventually("no node is left", || !home.join("state/control.sock").exists());
 }

@@ -343,6 +343,20 @@ fn a_file_is_served_to_peers_from_where_it_lies_until_it_changes() {
 }
 
 #[test]
+fn commands_without_a_node_keep_to_the_size_that_the_last_one_was_given() {
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a").serve(["--cache-size", "64MiB"]).stop();
+    let file = sandbox.write("large", content(87, 70 * MIB));
+    let said = failure(&seat.run(["add", file.to_str().unwrap()]));
+    assert!(said.contains("64.0 MiB"), "{said}");
+    // As it was given last.
+    let seat = seat.serve(["--cache-size", "1GiB"]).stop();
+    stdout(&seat.run(["add", file.to_str().unwrap()]));
+    let other = sandbox.write("other", content(88, 70 * MIB));
+    assert!(failure(&seat.run(["add", "--cache-size", "64MiB", other.to_str().unwrap()])).contains("64.0 MiB"));
+}
+
+#[test]
 fn adding_makes_room_first_and_says_what_to_do_when_there_is_none() {
     let sandbox = Sandbox::new();
     let blobs: Vec<_> = (0..3).map(|seed| content(110 + seed, 16 * MIB)).collect();

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::content::{MIB, content, hash_of};
-use super::node::{Sandbox, asking, stdout};
+use super::node::{Sandbox, asking, failure, fuse_is_here, stdout};
 
 /// A file system that nobody may write to, mounted; unmounted when dropped.
 struct ReadOnly(PathBuf);
@@ -20,6 +20,22 @@ impl ReadOnly {
         }
         assert!(std::env::var_os("CI").is_none(), "a tmpfs cannot be mounted: run as root");
         eprintln!("skipped: a tmpfs cannot be mounted without root");
+        None
+    }
+}
+
+impl ReadOnly {
+    /// The same for `dir` with what is in it.
+    fn freeze(dir: PathBuf) -> Option<Self> {
+        let mount =
+            |args: &[&str]| Command::new("mount").args(args).arg(&dir).output().is_ok_and(|run| run.status.success());
+        if mount(&["--bind", dir.to_str().unwrap()]) {
+            let frozen = Self(dir.clone());
+            assert!(mount(&["-o", "remount,bind,ro"]));
+            return Some(frozen);
+        }
+        assert!(std::env::var_os("CI").is_none(), "nothing can be mounted: run as root");
+        eprintln!("skipped: a directory cannot be made read-only without root");
         None
     }
 }
@@ -66,4 +82,27 @@ fn a_node_whose_cache_is_read_only_reads_from_memory_and_says_so() {
     let node = seat.serve(asking(&[&holder]));
     assert_eq!(node.metric("store_uncached"), 0);
     stdout(&node.run(["prefetch", &hash_of(&large)]));
+}
+
+#[test]
+fn a_node_whose_state_directory_is_read_only_serves_its_mount() {
+    let test = "a_node_whose_state_directory_is_read_only_serves_its_mount";
+    if !fuse_is_here(test) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let blob = content(132, MIB + 3);
+    let holder = sandbox.holder("a", &[&blob]);
+    let seat = sandbox.seat("b");
+    let Some(read_only) = ReadOnly::freeze(sandbox.path("b/state")) else { return };
+    let mountpoint = sandbox.make_dir("mnt");
+    let refused = failure(&seat.run([&["mount", mountpoint.to_str().unwrap()][..], &asking(&[&holder])].concat()));
+    assert!(refused.contains("log") && refused.contains("--foreground"), "{refused}");
+    let node = seat.mount(asking(&[&holder]));
+    assert!(std::fs::read(node.file(&hash_of(&blob))).unwrap() == blob);
+    let log = node.log();
+    assert!(log.contains("no command can reach this node") && log.contains("the cache cannot be used"), "{log}");
+    assert!(failure(&node.run(["status"])).contains("no node runs"));
+    assert_eq!(node.end(libc::SIGTERM), Some(0));
+    drop(read_only);
 }
