@@ -121,6 +121,21 @@ async fn a_requester_that_takes_nothing_does_not_keep_others_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn twenty_that_take_nothing_do_not_keep_others_from_being_served() {
+    let (network, _node, request) = holder().await;
+    let whole = Request { len: 100 * GROUP, ..request.clone() };
+    let mut stuck = Vec::new();
+    for requester in 20..40 {
+        for _ in 0..16 {
+            let mut lane = lane_of(&network, requester).await;
+            write_message(&mut lane, &Message::Request(whole.clone())).await.unwrap();
+            stuck.push(lane);
+        }
+        assert!(serves(&network, &request).await, "beside {} that take nothing", requester - 19);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_question_says_nothing_about_what_was_not_asked() {
     let (network, node, request) = holder().await;
     let other = node.hold(&content(2, 5));

@@ -70,6 +70,21 @@ async fn a_small_read_is_not_held_up_by_bulk_of_anybody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn at_a_low_rate_nothing_is_asked_for_twice() {
+    let network = MemoryNetwork::new();
+    // A segment takes four seconds.
+    let holder = holder(&network, Some(64 << 10));
+    let reader = TestNode::start(&network, 2, &[1]);
+    let bytes = content(90_000, 2 * MIB);
+    let hash = holder.hold(&bytes);
+    let size = reader.engine.size(hash).await.unwrap();
+    let read = reader.engine.open(hash, size).read(BlobRange::new(0, size), Priority::Foreground).await;
+    assert!(read.unwrap() == bytes);
+    let served = holder.metrics.served_bytes.get();
+    assert!(served < size + size / 8, "{served} bytes for {size}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn requesters_share_a_rate_evenly_however_much_they_ask_for() {
     let network = MemoryNetwork::new();
     let holder = holder(&network, Some(RATE));

@@ -279,6 +279,11 @@ impl Exchange<'_> {
 /// Cuts a range at the multiples of [`SEGMENT_LEN`]. An empty range (of the empty blob) is one
 /// empty piece.
 pub fn segments(range: BlobRange) -> impl Iterator<Item = BlobRange> {
+    pieces(range, SEGMENT_LEN as u64)
+}
+
+/// The same at the multiples of `len` bytes.
+pub fn pieces(range: BlobRange, len: u64) -> impl Iterator<Item = BlobRange> {
     let mut start = range.start;
     let mut first = true;
     std::iter::from_fn(move || {
@@ -286,7 +291,7 @@ pub fn segments(range: BlobRange) -> impl Iterator<Item = BlobRange> {
             return None;
         }
         first = false;
-        let end = range.end.min((start / SEGMENT_LEN as u64 + 1) * SEGMENT_LEN as u64);
+        let end = range.end.min((start / len + 1) * len);
         let piece = BlobRange::new(start, end);
         start = end.max(start);
         Some(piece)

@@ -14,7 +14,7 @@ use crate::ids::{BlobRange, Priority};
 use crate::store::{Blob, StoreError};
 use crate::transfer::TransferState;
 use crate::transfer::buffers::SEGMENT_LEN;
-use crate::transfer::exchange::segments;
+use crate::transfer::exchange::pieces;
 use crate::transport::BoxLane;
 use crate::verify::{GROUP_LEN, bytes_of, group_count, groups_of, with_last_group};
 use crate::wire::{Found, Message, NotFound, Request, encode};
@@ -33,9 +33,9 @@ impl Server {
         // The last group, which proves the size, may come on top.
         let len = (request.len + GROUP_LEN).min(SEGMENT_LEN as u64) as usize;
         let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
-        let (store, asked) = (self.store.clone(), request.clone());
+        let (store, asked, slice) = (self.store.clone(), request.clone(), self.turns.slice_len());
         let prepared = tokio::task::spawn_blocking(move || {
-            let reply = prepare(store.blob(&asked.hash), &asked, &mut buffer);
+            let reply = prepare(store.blob(&asked.hash), &asked, slice, &mut buffer);
             (buffer, reply)
         });
         let (mut buffer, reply) = prepared.await.map_err(|error| ServeError::Store(error.to_string()))?;
@@ -125,10 +125,11 @@ struct Reply {
 }
 
 /// Reads what a reply begins with, the first of its content into `buffer`, which has room for as much
-/// as was asked for and another group, up to a segment. `None`: this node has not got it, or not in good order.
+/// as was asked for and another group, up to a segment; what is sent at a time has `slice` bytes. `None`: this node has not got it, or not in good order.
 fn prepare(
     blob: Result<Option<Arc<Blob>>, StoreError>,
     request: &Request,
+    slice: u64,
     buffer: &mut [u8],
 ) -> Result<Option<Reply>, ServeError> {
     let Ok(Some(blob)) = blob else { return Ok(None) };
@@ -142,7 +143,7 @@ fn prepare(
     if !ranges.iter().all(|groups| blob.has(groups.clone())) {
         return Ok(None);
     }
-    let mut pieces: Vec<BlobRange> = ranges.iter().flat_map(|groups| segments(bytes_of(size, groups))).collect();
+    let mut pieces: Vec<BlobRange> = ranges.iter().flat_map(|groups| pieces(bytes_of(size, groups), slice)).collect();
     let first = pieces.remove(0);
     let len = first.len() as usize;
     match (blob.read_proof(&ranges), blob.read_into(first.start, &mut buffer[..len])) {

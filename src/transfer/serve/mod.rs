@@ -41,11 +41,14 @@ const MAX_SERVING: usize = 64;
 pub(super) const SERVING_LEN: usize = MAX_SERVING * SEGMENT_LEN;
 
 /// Requests of one peer answered at the same time. As many as a node of ours that is far has under way, and twice what
-/// one that is near has; and a quarter of all: no peer that takes its time keeps the others from being
-/// served.
+/// one that is near has.
 const MAX_SERVING_PER_PEER: usize = 16;
 
-const _: () = assert!(MAX_SERVING_PER_PEER * 4 <= MAX_SERVING);
+/// Places for peers of whom no request is being answered.
+const FIRST_PLACES: usize = 16;
+
+// So that two requesters together get all they can use.
+const _: () = assert!(MAX_SERVING_PER_PEER * 3 + FIRST_PLACES <= MAX_SERVING);
 const _: () = assert!(MAX_SERVING_PER_PEER >= FAR_BULK_LANES + FAR_SMALL_LANES);
 
 /// What a peer that came too many is told to wait.
@@ -185,9 +188,13 @@ impl Server {
         }
     }
 
-    /// One of the places for those who are sent something; `None` if all that `peer` may have, or all there are, are taken.
+    /// One of the places for those who are sent something; `None` if `peer` has its share of them, or all are taken.
+    /// Beside his first, nobody may have more than are left free and not set aside, so that there is one for whoever
+    /// comes next although others take their time.
     fn place(&self, peer: PeerId) -> Option<(Place<'_>, SemaphorePermit<'_>)> {
-        let place = Place::take(&self.serving_of, peer, MAX_SERVING_PER_PEER)?;
+        let free = self.serving.available_permits();
+        let share = free.saturating_sub(FIRST_PLACES).clamp(1, MAX_SERVING_PER_PEER);
+        let place = Place::take(&self.serving_of, peer, share)?;
         Some((place, self.serving.try_acquire().ok()?))
     }
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::ids::{PeerId, TransferId};
 use crate::transfer::buffers::SEGMENT_LEN;
+use crate::verify::GROUP_LEN;
 
 /// Bytes that a requester may send in one round.
 const REQUESTER_QUANTUM: i64 = SEGMENT_LEN as i64;
@@ -31,6 +32,10 @@ const MIN_SLOTS: usize = 2;
 
 /// How much of an unused rate is made up for later.
 const BURST: Duration = Duration::from_millis(50);
+
+/// The time that a slice takes at most at a rate that allows for a group in it. Less than the shortest time after
+/// which a requester takes an exchange for stalled.
+const SLICE_TIME: Duration = Duration::from_millis(100);
 
 /// Flows without anything waiting that keep their place in a round.
 const MAX_EMPTY_FLOWS: usize = 64;
@@ -59,6 +64,14 @@ impl Turns {
         let rate = rate.map(Bucket::new);
         let (free, requesters) = (cores.max(MIN_SLOTS), Rounds::default());
         Arc::new(Self(Mutex::new(Inner { free, waiting: 0, requesters, rate })))
+    }
+
+    /// What is sent at a time, in bytes: whole groups, a segment at most, and no more than a low rate allows for in
+    /// [`SLICE_TIME`], or it would look to whoever waits as if nothing came.
+    pub fn slice_len(&self) -> u64 {
+        let rate = self.0.lock().rate.as_ref().map_or(f64::INFINITY, |bucket| bucket.rate);
+        let groups = (rate * SLICE_TIME.as_secs_f64()) as u64 / GROUP_LEN;
+        groups.clamp(1, SEGMENT_LEN as u64 / GROUP_LEN) * GROUP_LEN
     }
 
     /// Whether the rate allows somebody to send now: what keeps others waiting then is soon over.
@@ -353,6 +366,14 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(1), &mut late).await.is_err());
         drop(held);
         assert!(tokio::time::timeout(Duration::from_secs(2), late).await.is_ok(), "nobody woke it");
+    }
+
+    #[test]
+    fn slices_are_whole_groups_and_shorter_at_low_rates() {
+        let len = |rate: Option<u64>| Turns::new(rate).slice_len();
+        assert_eq!((len(None), len(Some(u64::MAX))), (SEGMENT_LEN as u64, SEGMENT_LEN as u64));
+        assert_eq!((len(Some(1)), len(Some(10 * GROUP_LEN))), (GROUP_LEN, GROUP_LEN));
+        assert_eq!(len(Some(39 * GROUP_LEN)), 3 * GROUP_LEN);
     }
 
     #[test]
