@@ -1,5 +1,6 @@
 //! The cache on a real file system (tmpfs) that is full, read-only, or loses files.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -40,6 +41,23 @@ impl SmallDisk {
         let options = format!("remount,{option}");
         let status = Command::new("mount").args(["-o", &options]).arg(self.dir.path()).status().unwrap();
         assert!(status.success(), "{options}");
+    }
+}
+
+impl SmallDisk {
+    /// The same, btrfs in a file of `size` bytes; None where there is no mkfs.btrfs either.
+    fn mount_btrfs(size: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(size).unwrap();
+        let is_done = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let made = is_done(Command::new("mkfs.btrfs").args(["-q", "--mixed"]).arg(image.path()));
+        if made && is_done(Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(dir.path())) {
+            return Some(Self { dir });
+        }
+        assert!(std::env::var_os("CI").is_none(), "a btrfs cannot be mounted: run as root, with btrfs-progs");
+        eprintln!("skipped: a btrfs cannot be mounted without root and btrfs-progs");
+        None
     }
 }
 
@@ -124,6 +142,8 @@ fn a_disk_that_is_full_refuses_some_writes_and_harms_nothing() {
     for blob in &blobs[..2] {
         store.remove(&blob.hash).unwrap();
     }
+    // A flush that is under way has files open that are removed.
+    let _ = store.flush();
     source.write(&store).unwrap_or_else(|error| panic!("{error}; 2 MiB have been removed"));
     let small = blob(98, 60_000);
     store.remove(&source.hash).unwrap();
@@ -168,6 +188,28 @@ fn room_that_is_to_stay_free_stays_free() {
         assert!(free + MIB / 2 >= 2 * MIB, "{free} bytes are free");
     }
     assert!(blobs[29].is_held(&store) && !blobs[0].is_held(&store));
+}
+
+#[test]
+fn what_a_file_system_frees_late_is_not_evicted_twice() {
+    let Some(disk) = SmallDisk::mount_btrfs(200 * MIB) else { return };
+    let store = open(&disk.cache(), 1 << 30, 60 * MIB);
+    let blobs: Vec<_> = (0..110).map(|seed| blob(seed, MIB)).collect();
+    let write = |blob: &Blob| match blob.write(&store) {
+        Ok(()) | Err(StoreError::Full { .. }) => {}
+        Err(error) => panic!("{error}"),
+    };
+    blobs[..100].iter().for_each(write);
+    store.flush().unwrap();
+    // Somebody else takes so much of the disk that 30 MiB are missing.
+    let more = fs_free(&disk.cache()) - 30 * MIB;
+    let file = std::fs::File::create(disk.dir.path().join("else")).unwrap();
+    std::io::copy(&mut std::io::repeat(7).take(more), &mut &file).unwrap();
+    file.sync_all().unwrap();
+    blobs[100..].iter().for_each(write);
+    let left = store.usage().blobs;
+    // What is missing, what is evicted beyond that, and what was written since.
+    assert!((40..=70).contains(&left), "{left} blobs are left");
 }
 
 /// Bytes that all files below `dir` take on the disk.

@@ -60,8 +60,8 @@
 //!
 //! # Locks
 //!
-//! In this order, never the other way round: `mending`, `staging`, `flushing`, `structure` (which files and entries
-//! exist), the index's write transaction, the state of a blob. What takes long, the copy of a damaged file and the
+//! In this order, never the other way round: `mending`, `evicting`, `staging`, `flushing`, `structure` (which files and
+//! entries exist), the index's write transaction, the state of a blob. What takes long, the copy of a damaged file and the
 //! making of an outboard, is done under `mending` alone.
 //!
 //! All of it blocks; asynchronous callers use `spawn_blocking`.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::StoreError;
+use super::layout::sync_file_system;
 use super::recovery::{ADD_WAIT, WRITE_WAIT};
 use super::shared::Shared;
 use super::sweep;
@@ -57,7 +58,7 @@ impl Shared {
             return Ok(());
         }
         if self.space.could_fit(bytes) && self.may_evict() {
-            self.evict(self.space.shortfall(bytes))?;
+            self.evict(bytes)?;
             if disk_has_room() && self.space.charge(bytes) {
                 return Ok(());
             }
@@ -89,14 +90,21 @@ impl Shared {
         self.index.evictable(bytes, |hash| self.opened(hash).is_some())
     }
 
-    /// Evicts the least recently used blobs that nobody has open, `bytes` bytes or a little more.
+    /// Evicts the least recently used blobs that nobody has open until there is room for `bytes`, or a little more.
     fn evict(&self, bytes: u64) -> Result<(), StoreError> {
+        // What others evict meanwhile may be enough.
+        let _evicting = self.evicting.lock();
+        if self.space.shortfall(bytes) == 0 {
+            return Ok(());
+        }
         // So that the index knows the last uses, and blobs waiting to be flushed are not in use.
         self.flush()?;
         self.lingering.let_go();
         self.sweep_staged()?;
-        let _structure = self.structure.write();
-        let wanted = bytes.saturating_add(self.space.surplus());
+        let structure = self.structure.write();
+        let (short, on_disk, free) =
+            (self.space.shortfall(bytes), self.space.disk_shortfall(bytes) > 0, self.space.free_on_disk());
+        let wanted = short.saturating_add(self.space.surplus());
         let mut freed = 0;
         while freed < wanted {
             let step = self.evict_step(wanted - freed, usize::MAX)?;
@@ -105,7 +113,14 @@ impl Shared {
             }
             freed += step.iter().map(|(_, bytes)| bytes).sum::<u64>();
         }
-        self.nothing_to_evict.store(freed < bytes, Ordering::Relaxed);
+        self.nothing_to_evict.store(freed < short, Ordering::Relaxed);
+        drop(structure);
+        // Some file systems (btrfs, ZFS) show what was freed only later: until then each write would evict as much
+        // again.
+        let is_shown = self.space.free_on_disk().zip(free).is_none_or(|(now, before)| now >= before + freed / 2);
+        if on_disk && freed > 0 && !is_shown {
+            sync_file_system(self.layout.dir())?;
+        }
         Ok(())
     }
 
@@ -156,7 +171,7 @@ impl Shared {
         self.count_staged()?;
         match self.space.shortfall(0) {
             0 => Ok(()),
-            bytes if self.may_evict() => self.evict(bytes),
+            _ if self.may_evict() => self.evict(0),
             _ => Ok(()),
         }
     }

@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub mending: Mutex<()>,
     /// Reads that mend, or wait for that.
     pub menders: AtomicUsize,
+    /// Held while blobs are evicted to make room.
+    pub evicting: Mutex<()>,
     /// Held while files on their way in are counted, and while they become blobs.
     pub staging: Mutex<()>,
     clock: AtomicU64,
@@ -144,6 +146,7 @@ impl Shared {
             flushing: Mutex::default(),
             mending: Mutex::default(),
             menders: AtomicUsize::new(0),
+            evicting: Mutex::default(),
             staging: Mutex::default(),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
