@@ -6,6 +6,7 @@
 
 mod answer;
 mod have;
+mod rounds;
 mod sending;
 mod turns;
 
