@@ -25,6 +25,7 @@
 //! verify      BLAKE3 tree proofs; pure
 //! metrics     every metric: name, unit
 //! permits     a counted resource that goes to the most urgent first
+//! seldom      telling of what happens again and again only so often
 //! ids         ContentHash, BlobRange, PeerId, TransferId
 //! ```
 //!
@@ -51,6 +52,7 @@ pub mod holders;
 pub mod ids;
 pub mod metrics;
 pub mod permits;
+pub mod seldom;
 pub mod store;
 pub mod transfer;
 pub mod transport;

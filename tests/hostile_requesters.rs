@@ -136,6 +136,22 @@ async fn twenty_that_take_nothing_do_not_keep_others_from_being_served() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lanes_that_nobody_uses_keep_nobody_out() {
+    let (network, _node, request) = holder().await;
+    let mut idle = Vec::new();
+    for requester in 20..40 {
+        for _ in 0..64 {
+            idle.push(lane_of(&network, requester).await);
+        }
+        assert!(serves(&network, &request).await, "beside {} idle lanes", idle.len());
+    }
+    // Whose lane was closed opens another.
+    let mut lane = lane_of(&network, 20).await;
+    write_message(&mut lane, &Message::Request(request)).await.unwrap();
+    assert!(matches!(read_message(&mut lane).await, Ok(Some(Message::Found(_)))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_question_says_nothing_about_what_was_not_asked() {
     let (network, node, request) = holder().await;
     let other = node.hold(&content(2, 5));

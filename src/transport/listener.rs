@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -13,18 +12,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Admission, BoxFuture, BoxLane, Identity, TransportError, handshake, tcp};
 use crate::metrics::Metrics;
+use crate::seldom::Seldom;
 
 /// How many connections may be greeted at once. For one more, the one that has been greeted longest
 /// is dropped, so that no number of silent ones keeps others waiting. Each is done or dropped within
 /// [`HANDSHAKE_TIMEOUT`](super::HANDSHAKE_TIMEOUT).
 pub const MAX_HANDSHAKES: usize = 128;
-
-/// Refused connections of which the log tells within [`REFUSALS_INTERVAL`]; the others are counted.
-const MAX_REFUSALS_TOLD: u32 = 8;
-
-/// See [`MAX_REFUSALS_TOLD`].
-const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
-
 /// How long nothing is accepted after the system refused (it is out of descriptors or memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,7 +50,7 @@ struct Greeting {
     acceptor: TlsAcceptor,
     admission: Admission,
     metrics: Arc<Metrics>,
-    refusals: Mutex<Refusals>,
+    refusals: Seldom,
 }
 
 impl Listener {
@@ -78,7 +71,7 @@ impl Listener {
             acceptor: handshake::acceptor(identity),
             admission,
             metrics,
-            refusals: Mutex::default(),
+            refusals: Seldom::default(),
         });
         let (greeted, unfinished) = (JoinSet::new(), VecDeque::new());
         Ok(Self { socket, local_addr, greeting, greeted, unfinished, paused_until: None })
@@ -160,7 +153,7 @@ impl Greeting {
                 if error.is_hostile() {
                     self.metrics.hostile_frames.inc();
                 }
-                match self.refusals.lock().tell(Instant::now()) {
+                match self.refusals.tell() {
                     Some(0) => tracing::info!(%from, %error, "connection refused"),
                     Some(untold) => {
                         tracing::info!(%from, %error, untold, "connection refused, as others since the last")
@@ -173,45 +166,8 @@ impl Greeting {
     }
 }
 
-/// Sees to it that strangers who knock again and again do not fill the log.
-#[derive(Debug, Default)]
-struct Refusals {
-    since: Option<Instant>,
-    told: u32,
-    untold: u64,
-}
-
-impl Refusals {
-    /// Whether to tell of a refusal at `now`, and if so, of how many nothing has been told since the last.
-    fn tell(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) >= REFUSALS_INTERVAL) {
-            (self.since, self.told) = (Some(now), 0);
-        }
-        if self.told == MAX_REFUSALS_TOLD {
-            self.untold += 1;
-            return None;
-        }
-        self.told += 1;
-        Some(std::mem::take(&mut self.untold))
-    }
-}
-
 impl std::fmt::Debug for Greeting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Greeting").field("admission", &self.admission).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_who_knock_again_and_again_are_counted_and_not_each_told_of() {
-        let (mut refusals, start) = (Refusals::default(), Instant::now());
-        let told: Vec<_> = (0..100).filter_map(|_| refusals.tell(start)).collect();
-        assert_eq!(told, [0; MAX_REFUSALS_TOLD as usize]);
-        assert_eq!(refusals.tell(start + REFUSALS_INTERVAL), Some(100 - u64::from(MAX_REFUSALS_TOLD)));
-        assert_eq!(refusals.tell(start + REFUSALS_INTERVAL), Some(0));
     }
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod have;
+mod lanes;
 mod rounds;
 mod sending;
 mod turns;
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::lanes::Lanes;
 use self::sending::Sending;
 use self::turns::Turns;
 use super::TransferStatus;
@@ -25,12 +27,16 @@ use super::buffers::{BufferBudget, SEGMENT_LEN};
 use crate::holders::{FAR_BULK_LANES, FAR_SMALL_LANES};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
+use crate::seldom::Seldom;
 use crate::store::Store;
 use crate::transport::{Acceptor, BoxLane, TransportError, read_message, write_message};
 use crate::wire::{Busy, Message, Refused, RefusedReason};
 
 /// Lanes of all peers together.
 const MAX_LANES: usize = 1024;
+
+/// Lanes beyond those that are just being closed.
+const MAX_CLOSING: usize = 64;
 
 /// Lanes of one peer.
 const MAX_LANES_PER_PEER: usize = 64;
@@ -68,7 +74,8 @@ pub struct Server {
     budget: BufferBudget,
     metrics: Arc<Metrics>,
     serving: Semaphore,
-    lanes: DashMap<PeerId, usize>,
+    lanes: Arc<Lanes>,
+    closings: Seldom,
     serving_of: DashMap<PeerId, usize>,
     turns: Arc<Turns>,
     sending: Sending,
@@ -104,7 +111,8 @@ impl Server {
             store,
             budget,
             serving: Semaphore::new(MAX_SERVING),
-            lanes: DashMap::new(),
+            lanes: Arc::default(),
+            closings: Seldom::default(),
             serving_of: DashMap::new(),
             turns: Turns::new(config.rate),
             sending: Sending::new(metrics.clone()),
@@ -136,7 +144,7 @@ impl Server {
         let mut stop = shutdown.clone();
         loop {
             tokio::select! {
-                lane = acceptor.accept(), if lanes.len() < MAX_LANES => match lane {
+                lane = acceptor.accept(), if lanes.len() < MAX_LANES + MAX_CLOSING => match lane {
                     Ok(lane) => {
                         let (server, shutdown) = (self.clone(), shutdown.clone());
                         lanes.spawn(async move { server.lane(lane, shutdown).await });
@@ -163,26 +171,35 @@ impl Server {
 
     async fn lane(self: Arc<Self>, mut lane: BoxLane, mut shutdown: watch::Receiver<bool>) {
         let peer = lane.peer();
-        let Some(_place) = Place::take(&self.lanes, peer, MAX_LANES_PER_PEER) else {
-            tracing::info!(peer = %peer.short(), "lane closed: the peer has {MAX_LANES_PER_PEER} already");
-            return;
+        let place = match self.lanes.enter(peer) {
+            Ok(place) => place,
+            Err(why) => {
+                if let Some(untold) = self.closings.tell() {
+                    tracing::warn!(peer = %peer.short(), untold, "lane closed: {why}");
+                }
+                return;
+            }
         };
         loop {
             let message = tokio::select! {
-                message = read_message(&mut lane) => message,
+                message = place.idle(read_message(&mut lane)) => message,
                 _ = shutdown.wait_for(|stop| *stop) => return,
             };
             let result = match message {
-                Ok(Some(message)) => self.answer(&mut lane, message).await,
-                Ok(None) => return,
-                Err(error) => Err(error.into()),
+                Some(Ok(Some(message))) => self.answer(&mut lane, message).await,
+                Some(Ok(None)) => return,
+                Some(Err(error)) => Err(error.into()),
+                None => {
+                    tracing::debug!(peer = %peer.short(), "an idle lane is closed, to make room for another");
+                    return;
+                }
             };
             if let Err(error) = result {
-                if error.is_hostile() {
-                    self.metrics.hostile_frames.inc();
-                    tracing::warn!(peer = %peer.short(), "lane closed: {error}");
-                } else {
-                    tracing::debug!(peer = %peer.short(), "lane closed: {error}");
+                let told = if error.is_hostile() { self.closings.tell() } else { None };
+                self.metrics.hostile_frames.add(error.is_hostile().into());
+                match told {
+                    Some(untold) => tracing::warn!(peer = %peer.short(), untold, "lane closed: {error}"),
+                    None => tracing::debug!(peer = %peer.short(), "lane closed: {error}"),
                 }
                 return;
             }
