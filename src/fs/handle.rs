@@ -23,6 +23,8 @@ pub(super) struct OpenFile {
     pub reader: Arc<dyn BlobReader>,
     pub read_ahead: Mutex<ReadAhead>,
     pub failures: Mutex<Failures>,
+    ino: Ino,
+    passed: bool,
 }
 
 /// What came of an open, each with a handle for [`Filesystem::read`] and [`Filesystem::release`].
@@ -75,8 +77,8 @@ impl OpenFiles {
 
 impl Filesystem {
     /// Opens `ino` with the flags of open(2). Never waits. [`FsError::ReadOnly`] for anything but
-    /// reading; [`FsError::Stale`] for the node of a whole blob that is not whole any more, or while
-    /// nothing is passed through; and where the size is not known, which the kernel asks for first.
+    /// reading; [`FsError::Stale`] where the size is not known, which the kernel asks for first, and for a
+    /// blob that is not whole any more while opens of this node are passed through: a new lookup gives another.
     pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         if matches!(ino, Ino::ROOT | Ino::BY_HASH) {
             return Err(FsError::IsADirectory);
@@ -87,19 +89,17 @@ impl Filesystem {
         let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
         let size = blob.size.ok_or(FsError::Stale)?;
         let reader = self.source.open(blob.hash, size);
-        let whole = if ino.is_whole() {
-            let file = if self.passes_through() { reader.whole_file() } else { None };
-            Some(file.ok_or(FsError::Stale)?)
-        } else {
-            None
-        };
+        let whole = if self.passes_through() { reader.whole_file() } else { None };
+        let passed = self.inodes.lock().begin_open(ino, whole.is_some()).ok_or(FsError::Stale)?;
         let handle = self.files.insert(OpenFile {
             hash: blob.hash,
             reader,
             read_ahead: Mutex::new(ReadAhead::new(size)),
             failures: Mutex::default(),
+            ino,
+            passed,
         });
-        if let Some(file) = whole {
+        if let Some(file) = whole.filter(|_| passed) {
             self.metrics.opens_passed_through.inc();
             return Ok(Opened::Whole(handle, file));
         }
@@ -122,8 +122,10 @@ impl Filesystem {
         self.inodes.lock().retire(ino);
     }
 
-    /// Closes `handle`.
-    pub fn release(&self, handle: u64) {
-        self.files.files.remove(&handle);
+    /// Closes `handle`; tells whether it was passed through.
+    pub fn release(&self, handle: u64) -> bool {
+        let Some((_, file)) = self.files.files.remove(&handle) else { return false };
+        self.inodes.lock().end_open(file.ino, file.passed);
+        file.passed
     }
 }

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use crate::ids::ContentHash;
 
 /// A FUSE node id. 1 is the root, 2 is `by-hash`. A blob has a pair from 4 on, because the kernel
-/// does not mix cached and passed-through opens of one node: the even number is the node whose reads
-/// come to us, the odd one above it the node of a whole blob, whose reads the kernel takes from the
-/// content file. The even one is what `stat` shows for both.
+/// does not mix cached and passed-through opens of one node: the even number is its node, the odd one
+/// above it a second one, for opens that do not go together with those that the first one has. The even
+/// one is what `stat` shows for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 
@@ -38,19 +38,14 @@ impl Ino {
         Self((raw & !1).max(Self::FIRST_BLOB))
     }
 
-    /// Whether it is the node of a whole blob, whose opens are passed through.
-    pub fn is_whole(self) -> bool {
-        self.0 > Self::FIRST_BLOB && self.0 % 2 == 1
-    }
-
     /// What `stat` shows: one number for both nodes of a blob.
     pub fn shown(self) -> Self {
-        if self.is_whole() { Self(self.0 - 1) } else { self }
+        if self.0 > Self::FIRST_BLOB { Self(self.0 & !1) } else { self }
     }
 
-    /// The node of the pair with the shown number `self` that is wanted.
-    fn node(self, whole: bool) -> Self {
-        Self(self.0 + u64::from(whole))
+    /// The nodes of the pair with the shown number `self`.
+    fn pair(self) -> [Self; 2] {
+        [self, Self(self.0 + 1)]
     }
 }
 
@@ -69,6 +64,17 @@ struct Inode {
     asked: Option<Instant>,
     /// References the kernel holds: one a lookup, taken back by FORGET.
     lookups: u64,
+    /// Opens whose reads come to us.
+    streamed: u64,
+    /// Opens that are passed through. There are never both kinds.
+    passed: u64,
+}
+
+impl Inode {
+    /// Whether an open can be passed through, or streamed.
+    fn has_room_for(&self, passed: bool) -> bool {
+        if passed { self.streamed == 0 } else { self.passed == 0 }
+    }
 }
 
 /// The inodes the kernel knows, in both directions. It holds exactly what was looked up and not
@@ -81,13 +87,20 @@ pub(super) struct Inodes {
 }
 
 impl Inodes {
-    /// Gives `hash` a number, or finds the one it has, and counts one reference to the node for a
-    /// whole blob, or to the other.
+    /// Gives `hash` a number, or finds the one it has, and counts one reference to the node of the pair whose
+    /// next open can be passed through, if the blob is `whole`, or streamed: the first one, if it can.
     pub fn look_up(&mut self, hash: ContentHash, size: impl Into<Option<u64>>, whole: bool) -> Ino {
         let shown = self.by_hash.get(&hash).copied().unwrap_or_else(|| self.vacant(&hash));
-        self.by_hash.insert(hash, shown);
-        let ino = shown.node(whole);
-        let new = Inode { blob: Blob { hash, size: None }, asked: None, lookups: 0 };
+        let has_room = |ino: &Ino| self.by_ino.get(ino).is_none_or(|inode| inode.has_room_for(whole));
+        let ino = match shown.pair().into_iter().find(has_room) {
+            Some(ino) => ino,
+            // Both are streamed just now, and so will this open be.
+            None if whole => shown,
+            // Both are passed through, and the blob is not whole any more.
+            None => self.vacant(&hash),
+        };
+        self.by_hash.insert(hash, ino.shown());
+        let new = Inode { blob: Blob { hash, size: None }, asked: None, lookups: 0, streamed: 0, passed: 0 };
         let inode = self.by_ino.entry(ino).or_insert(new);
         inode.blob.size = inode.blob.size.or(size.into());
         inode.lookups += 1;
@@ -117,9 +130,29 @@ impl Inodes {
         begun + limit
     }
 
+    /// Counts an open of `ino`, and tells whether it is passed through, which the blob must be `whole` for; `None` if
+    /// it can be neither passed through nor streamed.
+    pub fn begin_open(&mut self, ino: Ino, whole: bool) -> Option<bool> {
+        let inode = self.by_ino.get_mut(&ino)?;
+        let passed = whole && inode.has_room_for(true);
+        if !inode.has_room_for(passed) {
+            return None;
+        }
+        *(if passed { &mut inode.passed } else { &mut inode.streamed }) += 1;
+        Some(passed)
+    }
+
+    /// An open of `ino` that was `passed` through, or not, is closed.
+    pub fn end_open(&mut self, ino: Ino, passed: bool) {
+        if let Some(inode) = self.by_ino.get_mut(&ino) {
+            let opens = if passed { &mut inode.passed } else { &mut inode.streamed };
+            *opens = opens.saturating_sub(1);
+        }
+    }
+
     /// Whether the kernel knows one of the two nodes.
     fn is_used(&self, shown: Ino) -> bool {
-        [false, true].iter().any(|whole| self.by_ino.contains_key(&shown.node(*whole)))
+        shown.pair().iter().any(|ino| self.by_ino.contains_key(ino))
     }
 
     fn vacant(&self, hash: &ContentHash) -> Ino {
@@ -160,7 +193,7 @@ impl Inodes {
     /// The size of `hash`, if the kernel knows it.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
         let shown = *self.by_hash.get(hash)?;
-        [false, true].iter().find_map(|whole| self.blob(shown.node(*whole))?.size)
+        shown.pair().iter().find_map(|ino| self.blob(*ino)?.size)
     }
 
     /// Whether the kernel knows `hash`.
@@ -230,17 +263,44 @@ mod tests {
     #[test]
     fn the_two_nodes_of_a_blob_share_what_stat_shows_and_are_counted_apart() {
         let mut inodes = Inodes::default();
-        let streamed = inodes.look_up(hash(8, 1), 3, false);
-        let whole = inodes.look_up(hash(8, 1), 3, true);
-        assert_eq!((streamed.is_whole(), whole.is_whole()), (false, true));
-        assert_eq!((streamed.shown(), whole.shown()), (streamed, streamed));
-        inodes.forget(streamed, 1);
+        let first = inodes.look_up(hash(8, 1), 3, false);
+        assert_eq!(inodes.begin_open(first, false), Some(false));
+        let second = inodes.look_up(hash(8, 1), 3, true);
+        assert_eq!(second.0, first.0 + 1, "the first one is streamed");
+        assert_eq!((first.shown(), second.shown()), (first, first));
+        inodes.end_open(first, false);
+        inodes.forget(first, 1);
         assert_eq!(inodes.size(&hash(8, 1)), Some(3), "the other node is still known");
-        assert_ne!(inodes.look_up(hash(8, 2), 4, true).shown(), streamed);
-        assert_eq!(inodes.look_up(hash(8, 1), 3, false), streamed);
-        inodes.forget(streamed, 1);
-        inodes.forget(whole, 1);
+        assert_ne!(inodes.look_up(hash(8, 2), 4, true).shown(), first);
+        assert_eq!(inodes.look_up(hash(8, 1), 3, false), first);
+        inodes.forget(first, 1);
+        inodes.forget(second, 1);
         assert_eq!(inodes.size(&hash(8, 1)), None);
+    }
+
+    #[test]
+    fn a_blob_keeps_its_node_unless_the_opens_of_it_are_of_the_other_kind() {
+        let mut inodes = Inodes::default();
+        let node = inodes.look_up(hash(8, 1), 3, false);
+        assert_eq!(inodes.look_up(hash(8, 1), 3, true), node, "it became whole");
+        assert_eq!(inodes.begin_open(node, true), Some(true));
+        assert_eq!(inodes.begin_open(node, false), None, "the kernel would refuse it");
+        let other = inodes.look_up(hash(8, 1), 3, false);
+        assert_ne!(other, node);
+        assert_eq!(inodes.begin_open(other, false), Some(false));
+        assert_eq!(inodes.begin_open(other, true), Some(false), "streamed as long as that one is open");
+        inodes.end_open(node, true);
+        assert_eq!(inodes.look_up(hash(8, 1), 3, false), node);
+        assert_eq!(inodes.begin_open(node, false), Some(false), "of a node that was passed through");
+        assert_eq!(inodes.look_up(hash(8, 1), 3, true), node, "both are streamed");
+        // Both passed through, and then damaged: who comes then gets another.
+        for (ino, opens) in [(node, 1), (other, 2)] {
+            (0..opens).for_each(|_| inodes.end_open(ino, false));
+            assert_eq!(inodes.begin_open(ino, true), Some(true));
+        }
+        let third = inodes.look_up(hash(8, 1), 3, false);
+        assert_ne!(third.shown(), node);
+        assert_eq!(inodes.begin_open(third, false), Some(false));
     }
 
     #[test]

@@ -13,12 +13,15 @@
 //!
 //! # Passthrough
 //!
-//! Where the kernel can read content files without us, a blob has two nodes, because the kernel does
-//! not mix the two ways to read one. A lookup gives the node of a whole blob (complete, and known to be
-//! right on disk) for good, and else the other with no time to live, so that the blob is looked up
-//! again when it may have become whole. An open of a node whose blob is no longer whole, because it was
-//! evicted or found damaged, is [`FsError::Stale`]: the kernel then looks the name up anew, once, and
-//! opens what that gives.
+//! Where the kernel can read content files without us, each open of a whole blob (complete, and known to be
+//! right on disk) is passed through, and each other open is streamed. The kernel does not mix the two among the
+//! opens of one node, so a blob has a second node, for an open that does not go together with those which the first one
+//! has; if a blob is whole and cannot be passed through for that reason, it is streamed. A lookup holds for good if the
+//! blob is whole, and else has no time to live, so that the blob is looked up again when it may have become whole. An
+//! open of a blob that is no longer whole, because it was found damaged, through a node that others have open and
+//! passed through is [`FsError::Stale`]: the kernel then looks the name up anew, once, and opens what that gives.
+//! That fails where there is no name of ours to look up, as through overlayfs or a bind mount of one file. So a node is
+//! kept as long as that goes.
 
 mod attr;
 mod deadlines;
@@ -100,7 +103,7 @@ impl Filesystem {
         Self { deadlines, ..self }
     }
 
-    /// Whether whole blobs get nodes of their own, whose opens are [`Opened::Whole`], from now on.
+    /// Whether opens of whole blobs are [`Opened::Whole`] from now on.
     pub fn set_passthrough(&self, on: bool) {
         self.passthrough.store(on, Ordering::Relaxed);
     }

@@ -67,28 +67,47 @@ impl Adapter {
         }
     }
 
-    /// Answers an open of a node that is passed through.
-    fn open_whole(&self, node: INodeNo, handle: u64, file: &WholeFile, reply: ReplyOpen) {
+    /// Answers an open that is passed through.
+    fn open_whole(&self, caller: u32, node: INodeNo, handle: u64, file: &WholeFile, reply: ReplyOpen) {
         let refused = match self.backings.open(ino(node), handle, file, reply) {
             Ok(()) => return,
             Err(refused) => refused,
         };
         self.fs.release(handle);
-        let reply = match refused {
-            // The blob was damaged and has been mended since.
+        match refused {
+            // The blob was damaged and has been mended since. The kernel looks the name up anew, once.
             Refused::OtherFile(reply) => {
                 self.fs.retire(ino(node));
-                reply
+                reply.error(Errno::ESTALE);
             }
             Refused::Kernel(reply, error) => {
                 tracing::warn!(%error, "the kernel takes no more of the cache's files: no passthrough from now on");
                 self.fs.set_passthrough(false);
                 self.modes.note_passthrough(Err(error.into()));
-                reply
+                self.answer_open(caller, node, libc::O_RDONLY, reply);
             }
-        };
-        // The kernel looks the name up anew, once.
-        reply.error(Errno::ESTALE);
+        }
+    }
+
+    /// Answers an open with the flags of open(2).
+    fn answer_open(&self, caller: u32, node: INodeNo, flags: i32, reply: ReplyOpen) {
+        let streamed = self.streamed();
+        match self.fs.open(ino(node), flags) {
+            Ok(Opened::Streamed(handle)) => reply.opened(FileHandle(handle), streamed),
+            Ok(Opened::Whole(handle, file)) => self.open_whole(caller, node, handle, &file, reply),
+            Ok(Opened::Unfetched(handle)) => {
+                self.spawn("open", move |fs| async move {
+                    match unless_told_to_end(caller, fs.hydrate(handle)).await {
+                        Ok(()) => reply.opened(FileHandle(handle), streamed),
+                        Err(error) => {
+                            fs.release(handle);
+                            reply.error(errno(&error));
+                        }
+                    }
+                });
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
     /// Answers a lookup of `hash` by `answer`, or early.
@@ -190,25 +209,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let streamed = self.streamed();
         let _runtime = self.runtime.enter();
-        self.inline("open", |fs| match fs.open(ino(number), flags.0) {
-            Ok(Opened::Streamed(handle)) => reply.opened(FileHandle(handle), streamed),
-            Ok(Opened::Whole(handle, file)) => self.open_whole(number, handle, &file, reply),
-            Ok(Opened::Unfetched(handle)) => {
-                let caller = request.pid();
-                self.spawn("open", move |fs| async move {
-                    match unless_told_to_end(caller, fs.hydrate(handle)).await {
-                        Ok(()) => reply.opened(FileHandle(handle), streamed),
-                        Err(error) => {
-                            fs.release(handle);
-                            reply.error(errno(&error));
-                        }
-                    }
-                });
-            }
-            Err(error) => reply.error(errno(&error)),
-        });
+        self.inline("open", |_| self.answer_open(request.pid(), number, flags.0, reply));
     }
 
     fn read(
@@ -252,8 +254,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.inline("release", |fs| {
-            fs.release(handle.0);
-            if ino(number).is_whole() {
+            if fs.release(handle.0) {
                 self.backings.release(ino(number));
             }
             reply.ok();

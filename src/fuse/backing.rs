@@ -1,6 +1,6 @@
 //! Passthrough: content files that the kernel reads without us.
 //!
-//! The kernel wants one backing file for all opens of a node. So each node of a whole blob has one
+//! The kernel wants one backing file for all opens of a node. So each node that is passed through has one
 //! [`BackingId`] at most, made for its first open and given up with its last.
 
 use std::collections::HashMap;

@@ -188,6 +188,84 @@ fn without_passthrough_the_same_files_are_streamed_and_the_reason_is_told() {
     }
 }
 
+/// Something mounted on a directory; taken off when dropped.
+struct Over(std::path::PathBuf);
+
+impl Over {
+    /// `None`, with a word about it, where it cannot be mounted.
+    fn mount(test: &str, args: &[&str], at: &std::path::Path) -> Option<Self> {
+        let mounted = Command::new("mount").args(args).arg(at).output().unwrap();
+        if !mounted.status.success() {
+            eprintln!("{test} is skipped: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn overlayfs_on_a_mount_reads_what_comes_to_be_whole_and_what_goes() {
+    let test = "overlayfs_on_a_mount_reads_what_comes_to_be_whole_and_what_goes";
+    let Some(m) = Mounted::passing_through(test) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["upper", "work", "merged"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let options = format!("lowerdir={},upperdir={},workdir={}", m.by_hash().display(), place("upper"), place("work"));
+    let merged = dir.path().join("merged");
+    let Some(over) = Over::mount(test, &["-t", "overlay", "overlay", "-o", &options], &merged) else { return };
+    let bytes = content(13, 3_000_001);
+    let hash = m.source.add_with(bytes.clone(), |blob| blob.state = BlobState::Partial);
+    let (path, file) = (merged.join(hash.to_string()), m.beside("h", &bytes));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "cold");
+    m.source.alter(hash, |blob| (blob.state, blob.whole) = (BlobState::Complete, Some(file.clone())));
+    m.source.take_calls();
+    for _ in 0..2 {
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "whole");
+        assert_eq!(std::fs::read(m.file(hash)).unwrap(), bytes);
+    }
+    assert_eq!(reads(&m), 0, "passed through");
+    m.source.alter(hash, |blob| (blob.state, blob.whole) = (BlobState::Absent, None));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "evicted");
+    m.source.alter(hash, |blob| (blob.state, blob.whole) = (BlobState::Complete, Some(file)));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "and there again");
+    drop(over);
+}
+
+#[test]
+fn a_bind_mount_of_one_file_is_read_whatever_becomes_of_the_blob() {
+    let test = "a_bind_mount_of_one_file_is_read_whatever_becomes_of_the_blob";
+    let Some(m) = Mounted::passing_through(test) else { return };
+    let bytes = content(14, 100_000);
+    let hash = m.add_whole("i", &bytes);
+    let dir = tempfile::tempdir().unwrap();
+    let point = dir.path().join("model.bin");
+    std::fs::write(&point, "").unwrap();
+    let from = m.file(hash).display().to_string();
+    let Some(bound) = Over::mount(test, &["--bind", &from], &point) else { return };
+    assert_eq!(std::fs::read(&point).unwrap(), bytes, "passed through");
+    assert_eq!(reads(&m), 0);
+    m.source.alter(hash, |blob| (blob.state, blob.whole) = (BlobState::Absent, None));
+    assert_eq!(std::fs::read(&point).unwrap(), bytes, "evicted");
+    assert!(reads(&m) > 0);
+    let streamed = File::open(&point).unwrap();
+    let back = m.beside("i2", &bytes);
+    m.source.alter(hash, |blob| (blob.state, blob.whole) = (BlobState::Complete, Some(back)));
+    assert_eq!(std::fs::read(&point).unwrap(), bytes, "here again, and open as before");
+    drop(streamed);
+    m.source.take_calls();
+    assert_eq!(std::fs::read(&point).unwrap(), bytes);
+    assert_eq!(reads(&m), 0, "passed through again");
+    drop(bound);
+}
+
 /// overlayfs may lie on a mount of ours; then nothing of it may lie on overlayfs.
 #[test]
 fn a_cache_on_a_stacked_file_system_is_told_from_other_reasons() {
