@@ -11,10 +11,9 @@ use super::{Filesystem, FsError};
 use crate::ids::BlobRange;
 use crate::transfer::{BlobReader, FetchError, Priority};
 
-/// What must have arrived within the deadline of reads for the read to get another one, in bytes, in
-/// order from its beginning. The kernel reads up to 1 MiB at once, and a link that brings it in
-/// 20 s is slow, not dead. A read thus ends within 8 deadlines at the latest.
-const PROGRESS: u64 = 128 * 1024;
+/// Deadlines that a read may take while bytes come from those who were asked for it. They may be of what was asked for
+/// before: many reads share a link. Those who bring this read nothing for long are given up by the engine.
+const MAX_DEADLINES: u32 = 30;
 
 /// How long bytes that have arrived may take from the disk.
 const AT_HAND: Duration = Duration::from_millis(200);
@@ -32,7 +31,7 @@ impl Filesystem {
     }
 
     /// Reads `len` bytes at `offset` of the file open as `handle`: all of them up to the end of
-    /// the file, never fewer. Fails when the deadline of reads passes without progress. A range that
+    /// the file, never fewer. Fails when the deadline of reads passes while nothing comes. A range that
     /// failed a moment ago fails again at once; a part of it, unless it is at hand.
     pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let result = self.read_uncounted(handle, offset, len).await;
@@ -58,7 +57,7 @@ impl Filesystem {
             return at_hand.ok_or_else(|| error.into());
         }
         note_read(&file, range);
-        match read_while_it_comes(&*file.reader, range, self.deadlines.read).await {
+        match self.read_while_something_comes(&file, range).await {
             Ok(bytes) if bytes.len() as u64 == range.len() => Ok(bytes),
             Ok(bytes) => Err(FsError::WrongLength { wanted: range.len(), got: bytes.len() as u64 }),
             Err(error) => {
@@ -66,6 +65,22 @@ impl Filesystem {
                 Err(error.into())
             }
         }
+    }
+
+    /// Reads `range`, giving up when a deadline passes in which nothing came from those who were asked.
+    async fn read_while_something_comes(&self, file: &OpenFile, range: BlobRange) -> Result<Bytes, FetchError> {
+        let mut wanted = file.reader.read(range, Priority::Foreground);
+        let mut progress = self.source.progress(&file.hash);
+        for _ in 0..MAX_DEADLINES {
+            if let Ok(outcome) = timeout(self.deadlines.read, &mut wanted).await {
+                return outcome;
+            }
+            let before = std::mem::replace(&mut progress, self.source.progress(&file.hash));
+            if progress == before {
+                break;
+            }
+        }
+        Err(FetchError::TimedOut)
     }
 }
 
@@ -85,29 +100,5 @@ fn note_read(file: &OpenFile, range: BlobRange) {
     let ahead = file.read_ahead.lock().on_read(range, || file.reader.most_ahead());
     if let Some(ahead) = ahead {
         file.reader.prefetch(ahead);
-    }
-}
-
-/// Reads `range`, giving up when a deadline passes in which too little of it arrived.
-async fn read_while_it_comes(
-    reader: &dyn BlobReader,
-    range: BlobRange,
-    deadline: Duration,
-) -> Result<Bytes, FetchError> {
-    let mut wanted = reader.read(range, Priority::Foreground);
-    let mut arrived = range.start;
-    loop {
-        if let Ok(outcome) = timeout(deadline, &mut wanted).await {
-            return outcome;
-        }
-        let next = BlobRange::new(arrived, arrived.saturating_add(PROGRESS));
-        if next.end >= range.end {
-            return Err(FetchError::TimedOut);
-        }
-        match timeout(AT_HAND, reader.read(next, Priority::Foreground)).await {
-            Ok(Ok(_)) => arrived = next.end,
-            Ok(Err(error)) => return Err(error),
-            Err(_elapsed) => return Err(FetchError::TimedOut),
-        }
     }
 }

@@ -326,6 +326,11 @@ impl Peer {
         standing.state = PeerState::Connected;
     }
 
+    /// Bytes of verified content that have come from it.
+    pub(super) fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
     /// Counts verified content bytes.
     pub fn note_content(&self, bytes: u64) {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);
@@ -416,7 +421,7 @@ impl Peer {
             last_error: standing.last_error.clone(),
             lanes: idle + in_use,
             lanes_in_use: in_use,
-            fetched_bytes: self.fetched.load(Ordering::Relaxed),
+            fetched_bytes: self.fetched(),
             round_trip: standing.round_trip.map(Duration::from_secs_f64),
             wrong_replies: standing.strikes,
         }

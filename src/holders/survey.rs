@@ -124,6 +124,12 @@ impl Holders {
         self.answers.holders(hash).into_iter().filter_map(|index| self.peers[index].id()).collect()
     }
 
+    /// Bytes of content that have come from the peers with these ids.
+    pub fn fetched_from(&self, ids: &[PeerId]) -> u64 {
+        let of_those = self.peers.iter().filter(|peer| peer.id().is_some_and(|id| ids.contains(&id)));
+        of_those.map(|peer| peer.fetched()).sum()
+    }
+
     /// Whether all peers that said they have some of `hash` are far.
     pub fn are_far(&self, hash: &ContentHash) -> bool {
         let holders = self.answers.holders(hash);

@@ -336,6 +336,11 @@ impl BlobSource for Engine {
         self.shared.store.lookup(hash).ok().flatten().map_or(0, |info| info.held_bytes)
     }
 
+    fn progress(&self, hash: &ContentHash) -> u64 {
+        let (done, asked) = self.shared.transfers.progress(hash);
+        done.wrapping_add(self.shared.holders.fetched_from(&asked))
+    }
+
     fn state(&self, hash: &ContentHash) -> BlobState {
         if *hash == ContentHash::EMPTY {
             return BlobState::Complete;

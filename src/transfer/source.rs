@@ -90,6 +90,12 @@ pub trait BlobSource: Send + Sync + 'static {
         0
     }
 
+    /// Something that changes as long as bytes come from those who have been asked for `hash`: of it, or of what
+    /// they send before that. No network.
+    fn progress(&self, _hash: &ContentHash) -> u64 {
+        0
+    }
+
     /// How much of `hash` is held here.
     fn state(&self, hash: &ContentHash) -> BlobState;
 

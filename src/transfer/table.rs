@@ -66,6 +66,18 @@ impl TransferTable {
         self.entries.lock().iter().map(|entry| entry.status(self.direction)).collect()
     }
 
+    /// Bytes that have come of `hash` in transfers under way, and the peers that are being asked for more.
+    pub fn progress(&self, hash: &ContentHash) -> (u64, Vec<PeerId>) {
+        let (mut done, mut asked) = (0, Vec::new());
+        for entry in self.entries.lock().iter().filter(|entry| entry.hash == *hash) {
+            for share in entry.shares.lock().iter() {
+                done += share.done;
+                asked.extend((share.exchanges > 0).then_some(share.peer));
+            }
+        }
+        (done, asked)
+    }
+
     /// Tells the transfer with this id to end. False if there is none.
     pub fn cancel(&self, id: TransferId) -> bool {
         let entries = self.entries.lock();

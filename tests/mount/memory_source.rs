@@ -50,6 +50,8 @@ pub struct FakeBlob {
     pub make_whole: Answer,
     /// Whether there is room for it.
     pub fits: bool,
+    /// Bytes come from those who are asked for it.
+    pub moves: bool,
 }
 
 /// What was asked.
@@ -68,6 +70,7 @@ struct Shared {
     /// How a size is answered that no blob has; `Fail(NotFound)` unless set.
     absent: Mutex<HashMap<ContentHash, Answer>>,
     calls: Mutex<Vec<Call>>,
+    progress: std::sync::atomic::AtomicU64,
     /// How many names were given each time some were asked for.
     listed: Mutex<Vec<usize>>,
     /// Reads and sizes under way that will never be answered.
@@ -99,6 +102,7 @@ impl MemorySource {
             whole: None,
             make_whole: Answer::Give,
             fits: true,
+            moves: false,
         };
         alter(&mut blob);
         self.0.blobs.lock().insert(hash, blob);
@@ -221,6 +225,11 @@ impl BlobSource for MemorySource {
 
     fn check_soon(&self, _: ContentHash) {
         self.note(Call::CheckSoon);
+    }
+
+    fn progress(&self, hash: &ContentHash) -> u64 {
+        let moves = self.0.blobs.lock().get(hash).is_some_and(|blob| blob.moves);
+        self.0.progress.fetch_add(moves.into(), std::sync::atomic::Ordering::Relaxed)
     }
 
     fn state(&self, hash: &ContentHash) -> BlobState {
