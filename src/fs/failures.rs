@@ -68,13 +68,17 @@ impl Failures {
     }
 }
 
+/// How long it is remembered that nobody has a blob: short, for somebody may get it. What is added here is found at
+/// once all the same.
+const ABSENCE_MEMORY: Duration = Duration::from_secs(1);
+
 /// How many failed lookups are remembered; the one used last stays longest.
 const MAX_FAILED_LOOKUPS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The lookups that failed a moment ago. The kernel has one process at a time look for a name, and the others
 /// wait, uninterruptibly, to do the same after it: without this memory each would wait for a failure of its
 /// own. It lasts as long as the failure was in coming, which is time enough for all who waited, and what fails
-/// at once is tried again each time.
+/// at once is tried again each time. That nobody has it is remembered for [`ABSENCE_MEMORY`].
 pub(super) struct FailedLookups {
     /// Why, and how long that holds.
     recent: LruCache<ContentHash, (FetchError, Instant)>,
@@ -89,7 +93,11 @@ impl Default for FailedLookups {
 impl FailedLookups {
     /// Remembers that the lookup of `hash`, begun at `begun`, failed at `now`.
     pub fn note(&mut self, hash: ContentHash, error: FetchError, begun: Instant, now: Instant) {
-        self.recent.put(hash, (error, now + now.duration_since(begun)));
+        let memory = match error {
+            FetchError::NotFound => ABSENCE_MEMORY,
+            _ => now.duration_since(begun),
+        };
+        self.recent.put(hash, (error, now + memory));
     }
 
     /// The remembered failure of looking `hash` up.
@@ -140,6 +148,9 @@ mod tests {
         assert_eq!(failed.of(&fast, end), None);
         assert_eq!(failed.of(&slow, end + took - Duration::from_nanos(1)), Some(FetchError::Unreachable));
         assert_eq!(failed.of(&slow, end + took), None);
+        failed.note(fast, FetchError::NotFound, end, end);
+        assert!(failed.of(&fast, end + ABSENCE_MEMORY / 2).is_some());
+        assert_eq!(failed.of(&fast, end + ABSENCE_MEMORY), None);
         for n in 0..2000_u32 {
             failed.note(ContentHash::of(&n.to_le_bytes()), FetchError::TimedOut, begun, end);
         }

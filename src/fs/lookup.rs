@@ -27,8 +27,9 @@ pub const COMPLETE_TTL: Duration = ATTR_TTL;
 /// time, and is answered from memory, so that it learns at once when the blob is complete.
 pub const PARTIAL_TTL: Duration = Duration::ZERO;
 
-/// How long the kernel may believe that nobody has a blob: short, for somebody may get it.
-pub const NEGATIVE_TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may believe that nobody has a blob: not at all, since it would not learn that it has been added
+/// here a moment later. It is remembered here instead.
+pub const NEGATIVE_TTL: Duration = Duration::ZERO;
 
 /// How long the kernel may believe that a name which is no hash does not exist: for good.
 pub const NO_NAME_TTL: Duration = ATTR_TTL;
@@ -81,6 +82,7 @@ impl Filesystem {
                 Some(hash) => match self.size_at_hand(&hash) {
                     None if self.inodes.lock().knows(&hash) => Ok(self.unsized_one(hash, None)),
                     None => match self.failed_lookups.lock().of(&hash, Instant::now()) {
+                        Some(FetchError::NotFound) => Ok(Lookup::Missing(NEGATIVE_TTL)),
                         Some(error) => Err(error.into()),
                         None => return LookupStep::Ask(hash),
                     },
@@ -114,10 +116,12 @@ impl Filesystem {
                 }
                 Ok(self.found(hash, size))
             }
-            Err(FetchError::NotFound) => Ok(Lookup::Missing(NEGATIVE_TTL)),
             Err(error) => {
                 self.failed_lookups.lock().note(hash, error.clone(), begun, Instant::now());
-                Err(error.into())
+                match error {
+                    FetchError::NotFound => Ok(Lookup::Missing(NEGATIVE_TTL)),
+                    error => Err(error.into()),
+                }
             }
         }
     }

@@ -140,12 +140,18 @@ fn that_nobody_has_it_is_remembered_for_a_moment_only() {
     for _ in 0..3 {
         assert_eq!(errno(File::open(m.file(hash))), Some(libc::ENOENT));
     }
-    assert_eq!(m.source.take_calls(), [Call::Size], "the kernel has a negative entry");
+    assert_eq!(m.source.take_calls(), [Call::Size], "peers are not asked each time");
+    // What is added here is there at once.
     m.source.add("abc");
-    while errno(File::open(m.file(hash))) == Some(libc::ENOENT) {
+    assert_eq!(std::fs::read(m.file(hash)).unwrap(), b"abc");
+    // And what a peer has added soon.
+    let other = ContentHash::of(b"def");
+    assert_eq!(errno(File::open(m.file(other))), Some(libc::ENOENT));
+    m.source.add_with("def", |blob| blob.size_known = false);
+    while errno(File::open(m.file(other))) == Some(libc::ENOENT) {
         std::thread::yield_now();
     }
-    assert_eq!(std::fs::read(m.file(hash)).unwrap(), b"abc");
+    assert_eq!(std::fs::read(m.file(other)).unwrap(), b"def");
 }
 
 #[test]
