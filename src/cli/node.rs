@@ -102,21 +102,42 @@ async fn attend(
     };
     tokio::select! {
         () = signals.any() => tracing::info!("told to end"),
-        () = unmounted => tracing::info!("unmounted"),
+        () = unmounted => tracing::info!("the mount has ended"),
         () = supervisor::give_signs_of_life(mount.as_ref().map(|mount| mount.path().to_owned())) => {}
     }
     supervisor::tell_stopping();
     let ended = match mount {
         // It blocks for a bounded time, until programs have closed their files.
-        Some(mount) => tokio::task::spawn_blocking(move || mount.unmount()).await.map(|ended| ended.map_err(failed)),
-        None => Ok(Ok(())),
+        Some(mount) => on_own_thread("byhash-unmount", move || take_off(mount)).await.and_then(|ended| ended),
+        None => Ok(()),
     };
     drop(stop);
     // It ends at once, and a panic in it is no reason not to end in order.
     if let Some(control) = control {
         let _ = control.await;
     }
-    ended.unwrap_or_else(|error| Err(failed(error)))
+    ended
+}
+
+/// Unmounts, and tells of a mount that had not been unmounted before but cut off: a supervisor then starts the node anew.
+fn take_off(mount: Mount) -> Result<(), CommandError> {
+    let (path, is_cut) = (mount.path().display().to_string(), mount.is_cut());
+    mount.unmount().map_err(failed)?;
+    if is_cut {
+        return Err(CommandError::Failed(format!("the kernel has cut the connection of the mount at {path}")));
+    }
+    Ok(())
+}
+
+/// Does what blocks where nothing else can be in the way, as the disk may be for a long time.
+pub(super) async fn on_own_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CommandError> {
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(tell.send(work())));
+    thread.map_err(failed)?;
+    told.await.map_err(failed)
 }
 
 async fn mount_at(node: &Arc<Node>, config: &NodeConfig, place: Place) -> Result<Mount, CommandError> {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::node::on_own_thread;
+
 /// How often a sign of life is given within the time in which one is expected.
 const SIGNS_OF_LIFE: u32 = 3;
 
@@ -39,7 +41,7 @@ pub(super) async fn give_signs_of_life(mount: Option<PathBuf>) {
         times.tick().await;
         let asked = mount.clone();
         // On a thread of its own, which is left behind if it hangs: then no sign is given any more.
-        let answers = tokio::task::spawn_blocking(move || asked.as_deref().is_none_or(answers)).await;
+        let answers = on_own_thread("byhash-watchdog", move || asked.as_deref().is_none_or(answers)).await;
         if answers.unwrap_or(false) {
             tell(&[NotifyState::Watchdog]);
         }

@@ -135,5 +135,5 @@ impl Scrubber {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Said(error.to_string())))
 }

@@ -14,6 +14,9 @@ pub enum FsError {
     /// An inode number that was forgotten or never given out.
     #[error("no such inode")]
     Stale,
+    /// The blob has to be streamed, and others have this node open and passed through.
+    #[error("it is open otherwise")]
+    OpenOtherwise,
     /// A file handle that is not open.
     #[error("no such open file")]
     BadHandle,
@@ -60,7 +63,7 @@ impl FsError {
             Self::ReadOnly => libc::EROFS,
             Self::NoRoom => libc::ENOSPC,
             Self::Interrupted => libc::EINTR,
-            Self::Stale => libc::ESTALE,
+            Self::Stale | Self::OpenOtherwise => libc::ESTALE,
             Self::BadHandle => libc::EBADF,
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
 
 use super::failures::Failures;
 use super::readahead::ReadAhead;
@@ -15,6 +17,12 @@ use crate::transfer::{BlobReader, BlobState, WholeFile};
 /// The largest blob, in bytes, that is read and checked as a whole because somebody opened it, so that
 /// later opens pass it through. A larger one is passed through once all of it has been read.
 const MAX_CHECKED_AHEAD: u64 = 256 << 20;
+
+/// How long an open waits for those to be told of as closed that it does not go together with.
+const RELEASE_WAIT: Duration = Duration::from_millis(50);
+
+/// The time between two looks at whether they are.
+const RELEASE_POLL: Duration = Duration::from_millis(1);
 
 /// One open file: a reader, and what is remembered of how it is read. A few hundred bytes; the
 /// bytes of the blob are never kept here.
@@ -76,21 +84,34 @@ impl OpenFiles {
 }
 
 impl Filesystem {
+    /// [`Filesystem::open`] of what others seem to have open otherwise. That they have closed it may still be on its
+    /// way: the kernel tells us after it has told them.
+    pub async fn open_in_a_moment(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
+        let end = Instant::now() + RELEASE_WAIT;
+        loop {
+            match self.open(ino, flags) {
+                Err(FsError::OpenOtherwise) if Instant::now() < end => sleep(RELEASE_POLL).await,
+                opened => return opened,
+            }
+        }
+    }
+
     /// Opens `ino` with the flags of open(2). Never waits. [`FsError::ReadOnly`] for anything but
-    /// reading; [`FsError::Stale`] where the size is not known, which the kernel asks for first, and for a
-    /// blob that is not whole any more while opens of this node are passed through: a new lookup gives another.
+    /// reading; [`FsError::Stale`] where the size is not known, which the kernel asks for first;
+    /// [`FsError::OpenOtherwise`] for a blob that is not whole any more while opens of this node are passed through: a
+    /// new lookup gives another node.
     pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         if matches!(ino, Ino::ROOT | Ino::BY_HASH) {
             return Err(FsError::IsADirectory);
         }
-        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (libc::O_TRUNC | libc::O_APPEND | libc::O_CREAT) != 0 {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (libc::O_TRUNC | libc::O_CREAT) != 0 {
             return Err(FsError::ReadOnly);
         }
         let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
         let size = blob.size.ok_or(FsError::Stale)?;
         let reader = self.source.open(blob.hash, size);
         let whole = if self.passes_through() { reader.whole_file() } else { None };
-        let passed = self.inodes.lock().begin_open(ino, whole.is_some()).ok_or(FsError::Stale)?;
+        let passed = self.inodes.lock().begin_open(ino, whole.is_some()).ok_or(FsError::OpenOtherwise)?;
         let handle = self.files.insert(OpenFile {
             hash: blob.hash,
             reader,

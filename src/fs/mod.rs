@@ -19,7 +19,7 @@
 //! has; if a blob is whole and cannot be passed through for that reason, it is streamed. A lookup holds for good if the
 //! blob is whole, and else has no time to live, so that the blob is looked up again when it may have become whole. An
 //! open of a blob that is no longer whole, because it was found damaged, through a node that others have open and
-//! passed through is [`FsError::Stale`]: the kernel then looks the name up anew, once, and opens what that gives.
+//! passed through is [`FsError::OpenOtherwise`]: the kernel then looks the name up anew, once, and opens what that gives.
 //! That fails where there is no name of ours to look up, as through overlayfs or a bind mount of one file. So a node is
 //! kept as long as that goes.
 

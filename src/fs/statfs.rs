@@ -16,8 +16,6 @@ pub struct Statfs {
     pub free: u64,
     /// What could still be written: within the cap and on the disk below.
     pub available: u64,
-    /// Blobs held.
-    pub files: u64,
     /// Longest name in bytes.
     pub name_max: u32,
 }
@@ -32,7 +30,6 @@ impl Filesystem {
             blocks: usage.capacity / block,
             free: usage.capacity.saturating_sub(usage.used) / block,
             available: usage.available / block,
-            files: usage.blobs,
             name_max: NAME_MAX,
         }
     }

@@ -95,17 +95,21 @@ impl Adapter {
         match self.fs.open(ino(node), flags) {
             Ok(Opened::Streamed(handle)) => reply.opened(FileHandle(handle), streamed),
             Ok(Opened::Whole(handle, file)) => self.open_whole(caller, node, handle, &file, reply),
-            Ok(Opened::Unfetched(handle)) => {
-                self.spawn("open", move |fs| async move {
-                    match unless_told_to_end(caller, fs.hydrate(handle)).await {
-                        Ok(()) => reply.opened(FileHandle(handle), streamed),
-                        Err(error) => {
-                            fs.release(handle);
-                            reply.error(errno(&error));
-                        }
+            Ok(Opened::Unfetched(handle)) => self.spawn("open", move |fs| async move {
+                hydrate(&fs, caller, handle, streamed, reply).await;
+            }),
+            Err(FsError::OpenOtherwise) => self.spawn("open", move |fs| async move {
+                match fs.open_in_a_moment(ino(node), flags).await {
+                    Ok(Opened::Streamed(handle)) => reply.opened(FileHandle(handle), streamed),
+                    Ok(Opened::Unfetched(handle)) => hydrate(&fs, caller, handle, streamed, reply).await,
+                    // Whole again in this very moment: the kernel looks the name up anew, once.
+                    Ok(Opened::Whole(handle, _)) => {
+                        fs.release(handle);
+                        reply.error(Errno::ESTALE);
                     }
-                });
-            }
+                    Err(error) => reply.error(errno(&error)),
+                }
+            }),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -141,6 +145,17 @@ impl Adapter {
             let _note = NotePanic(operation);
             answer.await;
         });
+    }
+}
+
+/// Answers an open once the blob has been fetched whole.
+async fn hydrate(fs: &Filesystem, caller: u32, handle: u64, flags: FopenFlags, reply: ReplyOpen) {
+    match unless_told_to_end(caller, fs.hydrate(handle)).await {
+        Ok(()) => reply.opened(FileHandle(handle), flags),
+        Err(error) => {
+            fs.release(handle);
+            reply.error(errno(&error));
+        }
     }
 }
 
@@ -276,7 +291,8 @@ impl fuser::Filesystem for Adapter {
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         self.inline("statfs", |fs| {
             let s = fs.statfs();
-            reply.statfs(s.blocks, s.free, s.available, s.files, 0, s.block_size, s.name_max, s.block_size);
+            // No number of files is all that there may be: 0, for which df shows a dash.
+            reply.statfs(s.blocks, s.free, s.available, 0, 0, s.block_size, s.name_max, s.block_size);
         });
     }
 

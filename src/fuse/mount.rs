@@ -167,13 +167,28 @@ impl Mount {
         self.end()
     }
 
+    /// Whether it is still there although the kernel has cut its connection: by force, or because it waited too long for
+    /// an answer. Blocks for some seconds at most.
+    pub fn is_cut(&self) -> bool {
+        self.wait(Duration::ZERO) && self.is_there().unwrap_or(false) && mount_point::is_dead(&self.path)
+    }
+
+    /// Whether it is still mounted at its place, on top.
+    fn is_there(&self) -> Result<bool, MountError> {
+        let entry = MountEntry::at(&self.path);
+        let entry = entry.map_err(|source| MountError::Inspect { path: self.path.clone(), source })?;
+        Ok(entry.is_some_and(|entry| entry.device == self.device))
+    }
+
     fn end(&mut self) -> Result<(), MountError> {
-        if std::mem::replace(&mut self.closed, true) || self.wait(Duration::ZERO) {
+        if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        let inspect = |source| MountError::Inspect { path: self.path.clone(), source };
+        if self.wait(Duration::ZERO) {
+            return if self.is_cut() { detach(&self.path) } else { Ok(()) };
+        }
         // Whatever else has been mounted here since is not ours to unmount.
-        if MountEntry::at(&self.path).map_err(inspect)?.is_some_and(|entry| entry.device == self.device) {
+        if self.is_there()? {
             detach(&self.path)?;
         }
         if !self.wait(DRAIN) {

@@ -76,7 +76,7 @@ fn detach_dead(path: &Path) -> Result<Option<MountEntry>, MountError> {
 
 /// Whether nobody serves the mount at `path` any more. Asked on a thread of its own, because a
 /// hung server would hold the caller for good.
-fn is_dead(path: &Path) -> bool {
+pub(super) fn is_dead(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let (tell, told) = mpsc::channel();
     let asked = std::thread::Builder::new().name("byhash-is-dead".to_owned()).spawn(move || {

@@ -182,7 +182,8 @@ fn df_shows_the_cache() {
         figures.assume_init()
     };
     assert_eq!((figures.f_blocks, figures.f_bfree, figures.f_bavail), (1 << 18, (1 << 18) - 2, 1 << 16));
-    assert_eq!((figures.f_frsize, figures.f_files, figures.f_namemax), (4096, 1, 64));
+    // Files have no number that could run out: df -i shows a dash.
+    assert_eq!((figures.f_frsize, figures.f_files, figures.f_namemax), (4096, 0, 64));
     assert_ne!(figures.f_flag & libc::ST_RDONLY, 0);
 }
 

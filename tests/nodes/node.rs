@@ -287,6 +287,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Where it logs.
+    pub fn log_file(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     /// What it has logged, in all its lives.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()

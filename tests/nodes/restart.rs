@@ -95,3 +95,31 @@ fn told_to_end_a_node_takes_its_mount_off_although_a_file_is_open() {
         assert!(file.read_exact_at(&mut [0; 4096], 15 << 20).is_err());
     }
 }
+
+#[test]
+fn a_mount_that_is_cut_off_ends_the_node_as_a_failure_and_is_not_left_behind() {
+    if !fuse_is_here("a_mount_that_is_cut_off_ends_the_node_as_a_failure_and_is_not_left_behind") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = content(43, 30 * MIB);
+    let holder = sandbox.holder("a", &[&bytes]);
+    let reader = sandbox.reader("b", &[&holder]);
+    let seat = std::ops::Deref::deref(&reader).clone();
+    let file = File::open(reader.file(&hash_of(&bytes))).unwrap();
+    file.read_exact_at(&mut [0; 4096], 7 << 20).unwrap();
+    // By force, and in vain, since a file is open: the kernel cuts the connection and leaves the mount.
+    let forced = std::process::Command::new("umount").arg("--force").arg(&seat.mount_point).output().unwrap();
+    let said = String::from_utf8_lossy(&forced.stderr);
+    if said.contains("must be superuser") || said.contains("not permitted") {
+        assert!(std::env::var_os("CI").is_none(), "run as root");
+        eprintln!("skipped: only root can unmount by force");
+        return;
+    }
+    assert!(!forced.status.success(), "{forced:?}");
+    let log = reader.log_file();
+    assert_eq!(reader.ended(), Some(1), "so that a supervisor starts it anew");
+    assert_eq!(is_mounted(&seat.mount_point), 0);
+    assert!(std::fs::read_to_string(log).unwrap().contains("has cut the connection"));
+    drop(file);
+}
