@@ -56,7 +56,7 @@ async fn a_frame_that_breaks_the_protocol_closes_the_lane_and_nothing_else() {
     surplus[..4].copy_from_slice(&u32::try_from(good.len() - 4 + 1).unwrap().to_le_bytes());
     surplus.push(0);
     let beyond = Request { start: 200 * GROUP, ..request.clone() };
-    let reply = HaveReply { answers: vec![HaveAnswer::None] };
+    let reply = HaveReply { answers: vec![HaveAnswer::None], proofs: vec![] };
     let found = Found { transfer_id: request.transfer_id, total_len: 1 };
     let hostile: &[(&str, Vec<u8>)] = &[
         ("longer than any frame may be", u32::try_from(MAX_FRAME_LEN + 1).unwrap().to_le_bytes().to_vec()),
@@ -159,11 +159,14 @@ async fn a_question_says_nothing_about_what_was_not_asked() {
     let keys = [request.hash.have_key(), byhash::ids::ContentHash::of(b"absent").have_key(), other.have_key()];
     let questions = keys.map(HaveQuestion::bare).into();
     write_message(&mut lane, &Message::Have(Have { questions })).await.unwrap();
-    let expected = HaveReply { answers: vec![HaveAnswer::Complete, HaveAnswer::None, HaveAnswer::Complete] };
+    let answers = vec![HaveAnswer::Complete, HaveAnswer::None, HaveAnswer::Complete];
+    // It proves to know what it says to have.
+    let proofs = [request.hash, other].map(|hash| hash.holder_proof(lane.binding())).into();
+    let expected = HaveReply { answers, proofs };
     assert_eq!(read_message(&mut lane).await.unwrap(), Some(Message::HaveReply(expected)));
     // The hash itself, asked about as if it were its key, is not known.
     let unblinded = byhash::ids::HaveKey(*request.hash.as_bytes());
     write_message(&mut lane, &Message::Have(Have { questions: vec![HaveQuestion::bare(unblinded)] })).await.unwrap();
-    let nothing = HaveReply { answers: vec![HaveAnswer::None] };
+    let nothing = HaveReply { answers: vec![HaveAnswer::None], proofs: vec![] };
     assert_eq!(read_message(&mut lane).await.unwrap(), Some(Message::HaveReply(nothing)));
 }

@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use byhash::holders::Finding;
 use byhash::ids::{BlobRange, ContentHash, KnowledgeProof, LaneBinding};
 use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
 use byhash::transport::memory::{Fault, MemoryNetwork};
-use byhash::transport::{BoxLane, Dialer, read_message, write_message};
+use byhash::transport::{Acceptor, BoxLane, Dialer, read_message, write_message};
 use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, Message};
 use support::hostile::{self, VICES, Vice};
 use support::{TestNode, content, node_id};
@@ -113,7 +115,7 @@ async fn lane(network: &MemoryNetwork) -> BoxLane {
 async fn ask(lane: &mut BoxLane, questions: Vec<HaveQuestion>) -> Vec<HaveAnswer> {
     write_message(lane, &Message::Have(Have { questions })).await.unwrap();
     match read_message(lane).await.unwrap() {
-        Some(Message::HaveReply(HaveReply { answers })) => answers,
+        Some(Message::HaveReply(reply)) => reply.answers,
         other => panic!("{other:?}"),
     }
 }
@@ -231,4 +233,40 @@ async fn what_was_not_asked_for_is_no_answer() {
     assert!(matches!(findings.recv().await, Some(Finding::Unreachable(0))));
     let mut findings = node.holders.survey(ContentHash::of(&bytes), Some(0));
     assert!(matches!(findings.recv().await, Some(Finding::Content(0, content)) if content == bytes));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_claims_to_have_what_it_does_not_know_is_not_told_what_it_is() {
+    let network = MemoryNetwork::new();
+    let mut acceptor = network.listen(node_id(1));
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let liar = tokio::spawn(async move {
+        let mut lanes = tokio::task::JoinSet::new();
+        while let Ok(mut lane) = acceptor.accept().await {
+            let requests = counted.clone();
+            lanes.spawn(async move {
+                while let Ok(Some(message)) = read_message(&mut lane).await {
+                    let Message::Have(have) = message else {
+                        requests.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    };
+                    let answers = vec![HaveAnswer::Complete; have.questions.len()];
+                    // It has nothing to prove it by but what the asker has proved.
+                    let nothing = KnowledgeProof([0; KnowledgeProof::LEN]);
+                    let proofs = have.questions.iter().map(|asked| asked.proof.unwrap_or(nothing)).collect();
+                    let _ = write_message(&mut lane, &Message::HaveReply(HaveReply { answers, proofs })).await;
+                }
+            });
+        }
+    });
+    let holder = TestNode::start(&network, 2, &[]);
+    let node = TestNode::start(&network, 3, &[1, 2]);
+    for number in 0..20 {
+        let bytes = content(number, 100 + 20_000 * number as usize);
+        let hash = holder.hold(&bytes);
+        assert!(node.read(hash, u64::MAX).await.unwrap() == bytes, "the other holder is used");
+    }
+    assert_eq!(requests.load(Ordering::Relaxed), 0, "a request has the hash in it");
+    liar.abort();
 }

@@ -251,9 +251,9 @@ impl Peer {
     async fn dial(&self) -> Result<crate::transport::BoxLane, TransportError> {
         self.standing.lock().last_dial = Some(Instant::now());
         let result = self.dialer.dial(&self.spec).await;
-        let mut standing = self.standing.lock();
         match &result {
             Ok(lane) => {
+                let mut standing = self.standing.lock();
                 self.longest_range.store(lane.hello().max_range_len.min(MAX_RANGE_LEN), Ordering::Relaxed);
                 standing.id = Some(lane.peer());
                 standing.state = PeerState::Connected;
@@ -262,20 +262,34 @@ impl Peer {
                 standing.last_error = None;
             }
             Err(error) => {
-                let pause = jittered(standing.backoff);
-                standing.state = if is_refusal(error) { PeerState::Refused } else { PeerState::Unreachable };
-                let text = error.to_string();
-                if standing.last_error.as_ref() != Some(&text) {
-                    tracing::warn!(peer = %self.spec, "cannot reach the peer: {text}");
-                }
-                standing.last_error = Some(text);
-                // It may come back by another way.
-                standing.least_round_trip = None;
-                standing.retry_at = Some(Instant::now() + pause);
-                standing.backoff = (standing.backoff * 2).min(MAX_BACKOFF);
+                let state = if is_refusal(error) { PeerState::Refused } else { PeerState::Unreachable };
+                self.note_failed_dial(state, error.to_string());
             }
         }
         result
+    }
+
+    /// Notes that no connection came about in the time that there was, and that nobody waits for it any more. A host
+    /// that is switched off says nothing.
+    pub(super) fn note_no_connection(&self) {
+        let is_noted = self.standing.lock().retry_at.is_some_and(|at| Instant::now() < at);
+        if !is_noted {
+            self.note_failed_dial(PeerState::Unreachable, "no connection in time".to_owned());
+        }
+    }
+
+    fn note_failed_dial(&self, state: PeerState, why: String) {
+        let mut standing = self.standing.lock();
+        let pause = jittered(standing.backoff);
+        standing.state = state;
+        if standing.last_error.as_ref() != Some(&why) {
+            tracing::warn!(peer = %self.spec, "cannot reach the peer: {why}");
+        }
+        standing.last_error = Some(why);
+        // It may come back by another way.
+        standing.least_round_trip = None;
+        standing.retry_at = Some(Instant::now() + pause);
+        standing.backoff = (standing.backoff * 2).min(MAX_BACKOFF);
     }
 
     /// Opens a lane if none is open, so that the first read finds one.

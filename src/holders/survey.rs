@@ -16,10 +16,10 @@ use super::log::{Statement, StatementLog};
 use super::peer::{MAX_BACKOFF, Peer};
 use super::questions::{NoAnswer, Question, Said, open_ended};
 use super::{PeerError, PeerSnapshot};
-use crate::ids::{ContentHash, PeerId, PeerSpec, Priority};
+use crate::ids::{ContentHash, LaneBinding, PeerId, PeerSpec, Priority};
 use crate::metrics::Metrics;
 use crate::transport::{BoxLane, Dialer, read_message, write_message};
-use crate::wire::{GROUP_LEN, Have, HaveAnswer, MAX_HAVE_CONTENT, Message};
+use crate::wire::{GROUP_LEN, Have, HaveAnswer, HaveReply, MAX_HAVE_CONTENT, Message};
 
 /// How long one peer may take to answer a have-query, dialling included. Below the two seconds a
 /// name lookup may take, so that what the others said is still of use.
@@ -266,7 +266,10 @@ impl Holders {
             Ok(Ok(Err(_))) => Err(PeerError::NoAnswer("not asked".to_owned())),
             Ok(Err(unreachable)) => Err(unreachable),
             Err(_) if peer.is_reached() => Err(silent()),
-            Err(_) => Err(PeerError::BackingOff("no connection in time".to_owned())),
+            Err(_) => {
+                peer.note_no_connection();
+                Err(PeerError::BackingOff("no connection in time".to_owned()))
+            }
         }
     }
 
@@ -373,6 +376,10 @@ async fn put_in_one(
             Ok(Some(Message::HaveReply(mut reply)))
                 if reply.answers.len() == questions.len() && questions.iter().zip(&reply.answers).all(is_answer) =>
             {
+                if !knows_what_it_claims(questions, &reply, &binding) {
+                    peer.note_wrong_bytes();
+                    return Err(PeerError::NoAnswer("claimed to have what it does not know".to_owned()));
+                }
                 peer.note_round_trip(start.elapsed());
                 open_ended(&mut reply.answers);
                 return Ok((reply.answers, lane));
@@ -387,6 +394,12 @@ async fn put_in_one(
         drop(lane);
         lane = peer.lane(LaneKind::Small, Priority::Foreground).await?;
     }
+}
+
+/// Whether the peer has proved to know the hash of each blob that it says to have, on the lane on which it does.
+fn knows_what_it_claims(questions: &[Question], reply: &HaveReply, binding: &LaneBinding) -> bool {
+    let claimed = questions.iter().zip(&reply.answers).filter(|(_, answer)| **answer != HaveAnswer::None);
+    claimed.map(|(question, _)| question.hash.holder_proof(binding)).eq(reply.proofs.iter().copied())
 }
 
 fn statement(said: &Result<Said, PeerError>) -> Statement {

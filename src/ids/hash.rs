@@ -6,8 +6,8 @@ use std::str::FromStr;
 use super::{ParseIdError, hex32, serde_as_hex, write_hex};
 
 /// The BLAKE3 hash of a blob's content: its name, and the right to read it. Whoever presents it
-/// may have the bytes, so it is sent only to peers that proved to know it, and it is not logged
-/// above debug level.
+/// may have the bytes, so it is sent only to peers that proved to know it. Above debug level it is
+/// logged only where something is wrong with the blob on this node's own disk, whose files are named after it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash([u8; 32]);
 
@@ -43,11 +43,15 @@ impl ContentHash {
         HaveKey(blake3::derive_key("byhash have v1", &self.0))
     }
 
-    /// Proves, on the lane that `binding` stands for and on no other, that one knows the hash.
+    /// Proves, on the lane that `binding` stands for and on no other, that one who asks for the blob knows the hash.
     pub fn knowledge_proof(&self, binding: &LaneBinding) -> KnowledgeProof {
-        let mac = blake3::keyed_hash(&self.0, &binding.0);
-        let (proof, _) = mac.as_bytes().split_at(KnowledgeProof::LEN);
-        KnowledgeProof(proof.try_into().expect("it is cut to that length"))
+        KnowledgeProof::cut(blake3::keyed_hash(&self.0, &binding.0))
+    }
+
+    /// The same of one who says to have the blob: what an asker has sent is no use for it.
+    pub fn holder_proof(&self, binding: &LaneBinding) -> KnowledgeProof {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        KnowledgeProof::cut(hasher.update(&binding.0).update(b"holder").finalize())
     }
 }
 
@@ -109,6 +113,11 @@ pub struct KnowledgeProof(pub [u8; Self::LEN]);
 impl KnowledgeProof {
     /// Its length in bytes.
     pub const LEN: usize = 16;
+
+    fn cut(mac: blake3::Hash) -> Self {
+        let (proof, _) = mac.as_bytes().split_at(Self::LEN);
+        Self(proof.try_into().expect("it is cut to that length"))
+    }
 }
 
 impl PartialEq for KnowledgeProof {
@@ -167,6 +176,9 @@ mod tests {
         assert_eq!(proof, hash.knowledge_proof(&lane));
         assert_ne!(proof, ContentHash::of(b"y").knowledge_proof(&lane));
         assert_ne!(proof, hash.knowledge_proof(&LaneBinding([4; 32])));
+        assert_ne!(proof, hash.holder_proof(&lane), "nor in the other role");
+        assert_ne!(hash.holder_proof(&lane), ContentHash::of(b"y").holder_proof(&lane));
+        assert_ne!(hash.holder_proof(&lane), hash.holder_proof(&LaneBinding([4; 32])));
         // From the key that is sent with it, it cannot be made.
         assert_ne!(proof, ContentHash::from_bytes(hash.have_key().0).knowledge_proof(&lane));
     }

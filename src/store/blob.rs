@@ -127,6 +127,11 @@ impl Blob {
         self.state.lock().held.clone()
     }
 
+    /// The first `most` ranges of groups that are held now.
+    pub fn first_verified(&self, most: usize) -> Vec<Range<u64>> {
+        self.state.lock().held.iter().take(most).cloned().collect()
+    }
+
     /// What is known of it.
     pub fn info(&self) -> BlobInfo {
         let state = self.state.lock();

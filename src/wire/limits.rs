@@ -42,8 +42,12 @@ const MAX_COUNT_LEN: usize = 2;
 
 const _: () = assert!(MAX_HAVE_KEYS < 1 << (7 * MAX_COUNT_LEN) && MAX_HAVE_RANGES < 1 << (7 * MAX_COUNT_LEN));
 const _: () = assert!(1 + MAX_COUNT_LEN + MAX_HAVE_KEYS * MAX_QUESTION_LEN <= MAX_FRAME_LEN);
-const _: () =
-    assert!(1 + MAX_COUNT_LEN + MAX_HAVE_KEYS * 2 * MAX_COUNT_LEN + MAX_HAVE_RANGES * 2 * MAX_U64_LEN <= MAX_FRAME_LEN);
+/// The longest reply to a have-query, in bytes: answers, ranges and proofs.
+const MAX_HAVE_REPLY_LEN: usize = 1
+    + 2 * MAX_COUNT_LEN
+    + MAX_HAVE_KEYS * (2 * MAX_COUNT_LEN + KnowledgeProof::LEN)
+    + MAX_HAVE_RANGES * 2 * MAX_U64_LEN;
+const _: () = assert!(MAX_HAVE_REPLY_LEN <= MAX_FRAME_LEN);
 // An answer takes no more than two counts: its variant and the length of a group, of three bytes.
 const _: () = assert!(GROUP_LEN < 1 << 21);
 const _: () = assert!(MAX_FRAME_LEN <= u32::MAX as usize);

@@ -60,6 +60,11 @@ pub struct HaveReply {
     /// asked for, is for the asker to check.
     #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_KEYS>")]
     pub answers: Vec<HaveAnswer>,
+    /// For each answer that is not [`HaveAnswer::None`], in their order: that who gives it knows the hash, as
+    /// [`ContentHash::holder_proof`] has it. Whether that is so is for the asker to check: else it would tell the
+    /// hash to whoever says yes.
+    #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_KEYS>")]
+    pub proofs: Vec<KnowledgeProof>,
 }
 
 /// How much of one blob a holder has.
@@ -176,7 +181,11 @@ impl Message {
                 rule(!have.questions.is_empty(), "a have-query has a question")?;
                 rule(have.questions.len() <= MAX_HAVE_KEYS, "a have-query has few questions")
             }
-            Self::HaveReply(reply) => check_answers(&reply.answers),
+            Self::HaveReply(reply) => {
+                check_answers(&reply.answers)?;
+                let claims = reply.answers.iter().filter(|answer| **answer != HaveAnswer::None).count();
+                rule(reply.proofs.len() == claims, "who claims to have something proves to know it")
+            }
             Self::Request(request) => {
                 rule(request.start.is_multiple_of(GROUP_LEN), "a range begins at a group")?;
                 rule(request.start < MAX_BLOB_LEN, "a range begins within the longest blob")?;

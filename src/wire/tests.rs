@@ -79,8 +79,10 @@ fn the_bytes_of_every_message_are_these() {
     pin(
         Message::HaveReply(HaveReply {
             answers: vec![HaveAnswer::None, HaveAnswer::Complete, partial, HaveAnswer::Content { len: 16384 }],
+            proofs: [4, 5, 6].map(|byte| KnowledgeProof([byte; KnowledgeProof::LEN])).into(),
         }),
-        "0f 00 00 00  # 15 bytes follow
+        &format!(
+            "40 00 00 00  # 64 bytes follow
          03           # HaveReply
          04           # four answers
          00           # none
@@ -90,7 +92,13 @@ fn the_bytes_of_every_message_are_these() {
          00 01        # group 0
          03 ac 02     # groups 3 to 299
          03           # content
-         80 80 01     # 16 KiB of it",
+         80 80 01     # 16 KiB of it
+         03           # three proofs
+         {}{}{}",
+            "04".repeat(16),
+            "05".repeat(16),
+            "06".repeat(16)
+        ),
     );
     let hash = ContentHash::from_bytes([0xcc; 32]);
     let request =
@@ -204,20 +212,24 @@ fn fields_out_of_bounds_are_refused() {
     breaks_a_rule(2, &Have { questions: vec![] });
 
     let partial = |ranges: &[(u64, u64)]| HaveAnswer::Partial { ranges: ranges.to_vec() };
-    breaks_a_rule(3, &HaveReply { answers: vec![] });
+    breaks_a_rule(3, &reply(vec![]));
     for wrong in [&[(1, 1)][..], &[(2, 1)], &[(0, 2), (1, 3)], &[(5, 6), (0, 1)], &[(0, MAX_BLOB_GROUPS + 1)]] {
-        breaks_a_rule(3, &HaveReply { answers: vec![partial(wrong)] });
+        breaks_a_rule(3, &reply(vec![partial(wrong)]));
     }
     // Each answer is within the limit, the two together are not.
     let many: Vec<_> = (0..200).map(|i| (2 * i, 2 * i + 1)).collect();
-    breaks_a_rule(3, &HaveReply { answers: vec![partial(&many), partial(&many)] });
+    breaks_a_rule(3, &reply(vec![partial(&many), partial(&many)]));
     for len in [0, GROUP_LEN as u32 + 1, u32::MAX] {
-        breaks_a_rule(3, &HaveReply { answers: vec![HaveAnswer::Content { len }] });
+        breaks_a_rule(3, &reply(vec![HaveAnswer::Content { len }]));
     }
     let full = HaveAnswer::Content { len: GROUP_LEN as u32 };
     let mut answers = vec![full; MAX_HAVE_CONTENT / GROUP_LEN as usize];
     answers.push(HaveAnswer::Content { len: 1 });
-    breaks_a_rule(3, &HaveReply { answers });
+    breaks_a_rule(3, &reply(answers));
+    for proofs in [0, 1, 3] {
+        let answers = vec![HaveAnswer::Complete, HaveAnswer::None, partial(&[(0, 1)])];
+        breaks_a_rule(3, &HaveReply { answers, proofs: vec![KnowledgeProof([0; KnowledgeProof::LEN]); proofs] });
+    }
 
     let good = Request {
         transfer_id: id_7(),
@@ -239,6 +251,13 @@ fn fields_out_of_bounds_are_refused() {
         breaks_a_rule(4, &wrong);
     }
     breaks_a_rule(5, &Found { transfer_id: id_7(), total_len: MAX_BLOB_LEN + 1 });
+}
+
+/// A reply with some proof for each claim.
+fn reply(answers: Vec<HaveAnswer>) -> HaveReply {
+    let claims = answers.iter().filter(|answer| **answer != HaveAnswer::None).count();
+    let proofs = (0..claims).map(|number| KnowledgeProof([number as u8; KnowledgeProof::LEN])).collect();
+    HaveReply { answers, proofs }
 }
 
 /// Ranges that keep the rules: each gap and each length at least 1 or 0.
@@ -280,7 +299,7 @@ fn message() -> impl Strategy<Value = Message> {
         ),
         proptest::collection::vec(question(), 1..=MAX_HAVE_KEYS)
             .prop_map(|questions| Message::Have(Have { questions })),
-        proptest::collection::vec(answer(), 1..=16).prop_map(|answers| Message::HaveReply(HaveReply { answers })),
+        proptest::collection::vec(answer(), 1..=16).prop_map(|answers| Message::HaveReply(reply(answers))),
         (id(), any::<[u8; 32]>(), 0..MAX_BLOB_GROUPS, 1..=MAX_RANGE_LEN / GROUP_LEN, 1..=u8::MAX, any::<bool>())
             .prop_map(|(transfer_id, hash, start, len, weight, prove_size)| {
                 let hash = ContentHash::from_bytes(hash);

@@ -1,6 +1,6 @@
 //! Holders that do not keep to the protocol, or to the truth.
 
-use byhash::ids::ContentHash;
+use byhash::ids::{ContentHash, KnowledgeProof};
 use byhash::transport::memory::MemoryNetwork;
 use byhash::transport::{Acceptor, BoxLane, read_message, write_message};
 use byhash::verify::{GROUP_LEN, build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
@@ -25,6 +25,8 @@ pub enum Vice {
     Trickles(u64),
     /// Closes the lane after this many bytes of the reply's body.
     CutsAfter(usize),
+    /// Says that it has whatever it is asked about, of which it knows nothing.
+    ClaimsAll,
     /// Says that it does not have it after all.
     ChangesItsMind,
     /// Refuses every request.
@@ -64,6 +66,7 @@ pub const VICES: &[Vice] = &[
     Vice::CutsAfter(0),
     Vice::CutsAfter(70_000),
     Vice::CutsAfter(300_000),
+    Vice::ClaimsAll,
     Vice::ChangesItsMind,
     Vice::Refuses,
     Vice::AlwaysBusy,
@@ -118,21 +121,33 @@ impl Holder {
                     }
                     let mut content = None;
                     let answer = |asked: &HaveQuestion| {
+                        if self.vice == Vice::ClaimsAll {
+                            return HaveAnswer::Complete;
+                        }
                         if asked.key != self.hash.have_key() {
                             return HaveAnswer::None;
                         }
                         content = content.take().or_else(|| self.content_with_answer(asked));
                         content.map_or(HaveAnswer::Complete, |len| HaveAnswer::Content { len })
                     };
-                    let answers = have.questions.iter().map(answer).collect();
-                    write_message(&mut lane, &Message::HaveReply(HaveReply { answers })).await.ok()?;
+                    let answers: Vec<_> = have.questions.iter().map(answer).collect();
+                    // Who does not know the hash can prove nothing, but hand back what the asker has proved.
+                    let claimed = have.questions.iter().zip(&answers).filter(|(_, said)| **said != HaveAnswer::None);
+                    let proof = |(asked, _): (&HaveQuestion, _)| match self.vice {
+                        Vice::ClaimsAll => asked.proof.unwrap_or(KnowledgeProof([0; KnowledgeProof::LEN])),
+                        _ => self.hash.holder_proof(lane.binding()),
+                    };
+                    let proofs = claimed.map(proof).collect();
+                    write_message(&mut lane, &Message::HaveReply(HaveReply { answers, proofs })).await.ok()?;
                     if let Some(len) = content {
                         let mut body = self.content.clone();
                         body.resize(len as usize, 0);
                         self.send_body(&mut lane, body).await?;
                     }
                 }
-                Message::Request(request) => self.answer(&mut lane, request).await?,
+                Message::Request(request) => {
+                    self.answer(&mut lane, request).await?;
+                }
                 _ => return None,
             }
         }

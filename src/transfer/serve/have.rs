@@ -1,5 +1,6 @@
 //! What a peer may ask first: do you have this? If it is small, it goes with the answer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +28,12 @@ const CONTENT_PATIENCE: Duration = Duration::from_millis(5);
 const WITH_ANSWERS: TransferId = TransferId::from_nonce(0);
 
 /// What is said, and the blobs that go with it.
-type Answers = (Vec<HaveAnswer>, Vec<Arc<Blob>>);
+type Answers = (HaveReply, Vec<Arc<Blob>>);
 
 impl Server {
     pub(super) async fn answer_have(self: &Arc<Self>, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
         let (server, peer, binding) = (self.clone(), lane.peer(), *lane.binding());
-        let (mut answers, blobs) = if have.questions.len() <= FEW_QUESTIONS {
+        let (mut reply, blobs) = if have.questions.len() <= FEW_QUESTIONS {
             server.answers(&peer, &binding, &have.questions)
         } else {
             let answers = tokio::task::spawn_blocking(move || server.answers(&peer, &binding, &have.questions));
@@ -45,7 +46,7 @@ impl Server {
             && let Ok(Some((content, turn))) = timeout(CONTENT_PATIENCE, self.content(peer, blobs)).await
         {
             // In one message, or it would take the other side as long as two.
-            let mut message = encode(&Message::HaveReply(HaveReply { answers }));
+            let mut message = encode(&Message::HaveReply(reply));
             message.extend_from_slice(&content);
             let write = async {
                 lane.write_all(&message).await?;
@@ -56,36 +57,45 @@ impl Server {
             self.metrics.served_with_answer.add(sent);
             return Ok(());
         }
-        for answer in &mut answers {
+        for answer in &mut reply.answers {
             if matches!(answer, HaveAnswer::Content { .. }) {
                 *answer = HaveAnswer::Complete;
             }
         }
-        send(lane, &Message::HaveReply(HaveReply { answers })).await
+        send(lane, &Message::HaveReply(reply)).await
     }
 
     fn answers(&self, peer: &PeerId, binding: &LaneBinding, questions: &[HaveQuestion]) -> Answers {
         let (mut ranges_left, mut content_left) = (MAX_HAVE_RANGES, MAX_HAVE_CONTENT as u64);
-        let mut blobs = Vec::new();
-        let mut answer = |question: &HaveQuestion| match self.store.find(&question.key) {
-            Ok(Some((hash, _))) if !self.may_have(peer, &hash) => HaveAnswer::None,
-            Ok(Some((hash, info))) if info.complete => {
-                let is_small = (1..=GROUP_LEN.min(content_left)).contains(&info.size);
-                let goes_along = is_small && knows(question, &hash, binding);
-                match goes_along.then(|| self.store.blob(&hash)) {
-                    Some(Ok(Some(blob))) => {
-                        content_left -= info.size;
-                        blobs.push(blob);
-                        HaveAnswer::Content { len: info.size as u32 }
-                    }
-                    _ => HaveAnswer::Complete,
-                }
+        let (mut blobs, mut proofs, mut asked) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut answer = |question: &HaveQuestion| {
+            let found = self.store.find(&question.key).ok().flatten();
+            let Some((hash, info)) = found.filter(|(hash, _)| self.may_have(peer, hash)) else {
+                return HaveAnswer::None;
+            };
+            let is_small = info.complete && (1..=GROUP_LEN.min(content_left)).contains(&info.size);
+            let answer = if is_small
+                && knows(question, &hash, binding)
+                && let Ok(Some(blob)) = self.store.blob(&hash)
+            {
+                content_left -= info.size;
+                blobs.push(blob);
+                HaveAnswer::Content { len: info.size as u32 }
+            } else if info.complete {
+                HaveAnswer::Complete
+            } else {
+                // Once is enough, however often it is asked.
+                let room = if asked.insert(hash) { ranges_left } else { 0 };
+                partial_answer(self.store.blob(&hash), room)
+            };
+            if let HaveAnswer::Partial { ranges } = &answer {
+                ranges_left -= ranges.len();
             }
-            Ok(Some((hash, _))) => partial_answer(self.store.blob(&hash), &mut ranges_left),
-            Ok(None) | Err(_) => HaveAnswer::None,
+            proofs.extend((answer != HaveAnswer::None).then(|| hash.holder_proof(binding)));
+            answer
         };
         let answers = questions.iter().map(&mut answer).collect();
-        (answers, blobs)
+        (HaveReply { answers, proofs }, blobs)
     }
 
     /// All of `blobs`, one after the other, and `peer`'s turn to be sent them; `None` if one cannot be read.
@@ -125,14 +135,14 @@ fn knows(question: &HaveQuestion, hash: &ContentHash, binding: &LaneBinding) -> 
     question.proof.is_some_and(|proof| proof == hash.knowledge_proof(binding))
 }
 
-/// What is said of a blob of which this node has a part, and takes the ranges named off `room`.
-fn partial_answer(blob: Result<Option<Arc<Blob>>, StoreError>, room: &mut usize) -> HaveAnswer {
-    let Ok(Some(blob)) = blob else { return HaveAnswer::None };
-    let verified = blob.verified();
-    if verified.is_empty() {
-        return HaveAnswer::None;
+/// What is said of a blob of which this node has a part: `room` of its ranges at most.
+fn partial_answer(blob: Result<Option<Arc<Blob>>, StoreError>, room: usize) -> HaveAnswer {
+    match blob {
+        Ok(Some(blob)) => {
+            let ranges = blob.first_verified(room).into_iter().map(|range| (range.start, range.end));
+            HaveAnswer::Partial { ranges: ranges.collect() }
+        }
+        // What is open and holds nothing is none.
+        Ok(None) | Err(_) => HaveAnswer::None,
     }
-    let ranges: Vec<_> = verified.iter().take(*room).map(|range| (range.start, range.end)).collect();
-    *room -= ranges.len();
-    HaveAnswer::Partial { ranges }
 }
