@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use byhash::holders::PeerState;
 use byhash::ids::{BlobRange, ContentHash};
 use byhash::transfer::Priority;
-use byhash::transport::memory::MemoryNetwork;
+use byhash::transport::memory::{Fault, MemoryNetwork};
 use byhash::wire::GROUP_LEN;
 use support::modest::ModestDialer;
 use support::slow::{Link, SlowDialer};
@@ -187,4 +188,37 @@ async fn nobody_is_asked_for_a_longer_range_than_it_said_it_takes() {
         assert_eq!(asked.load(Ordering::Relaxed), longest);
         node.assert_at_rest().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_switched_off_under_load_is_soon_known_to_be() {
+    let network = MemoryNetwork::new();
+    let holders = [TestNode::start(&network, 1, &[]), TestNode::start(&network, 2, &[])];
+    let node = reader(&network, &[u64::MAX, u64::MAX]);
+    let keeper = tokio::spawn(node.holders.clone().keep_warm());
+    let read = async |number: u64| {
+        let bytes = content(number, 1000);
+        let hash = holders[1].hold(&bytes);
+        if number < 10 {
+            holders[0].hold(&bytes);
+        }
+        let start = Instant::now();
+        assert!(node.read(hash, 1000).await.unwrap() == bytes);
+        start.elapsed()
+    };
+    for number in 0..10 {
+        read(number).await;
+    }
+    network.set_fault(node_id(1), Fault::BlackHole);
+    network.cut(node_id(1));
+    let start = Instant::now();
+    // Questions come without a pause, so that one dial or another is always under way.
+    let mut number = 10;
+    while start.elapsed() < Duration::from_secs(4) {
+        read(number).await;
+        number += 1;
+    }
+    assert_eq!(node.holders.snapshots()[0].state, PeerState::Unreachable);
+    assert!(read(number).await < Duration::from_millis(10), "nobody waits for it");
+    keeper.abort();
 }

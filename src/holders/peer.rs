@@ -239,8 +239,8 @@ impl Peer {
 
     /// Whether a lane to it is open.
     pub(super) fn is_connected(&self) -> bool {
-        let (idle, in_use) = self.pool.counts();
-        idle + in_use > 0 && self.standing.lock().state == PeerState::Connected
+        let (idle, _) = self.pool.counts();
+        (idle > 0 || self.is_reached()) && self.standing.lock().state == PeerState::Connected
     }
 
     /// Whether it is reached, if only by lanes that others use.
@@ -292,10 +292,11 @@ impl Peer {
         standing.backoff = (standing.backoff * 2).min(MAX_BACKOFF);
     }
 
-    /// Opens a lane if none is open, so that the first read finds one.
+    /// Opens a lane if none is open, so that the first read finds one. Others may be dialling it, too, but give up sooner
+    /// than it takes to know that nobody is there.
     pub(super) async fn keep_warm(&self) {
         let due = self.standing.lock().retry_at.is_none_or(|at| Instant::now() >= at);
-        let wanted = due && self.pool.counts().1 == 0 && !self.pool.has_idle() && self.check_usable().is_ok();
+        let wanted = due && !self.is_reached() && !self.pool.has_idle() && self.check_usable().is_ok();
         if wanted && let Ok(lane) = self.dial().await {
             self.pool.keep(lane);
         }
