@@ -181,12 +181,23 @@ impl Store {
     /// The blob `hash` if any of it is held. All handles to a blob are one; while one lives, the
     /// blob is not evicted and what it holds stays readable. Its files are opened when needed.
     pub fn blob(&self, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
-        let blob = self.shared.open_blob(hash)?.filter(|blob| blob.holds_any());
+        Ok(self.held(self.shared.open_blob(hash)?))
+    }
+
+    /// `blob` if any of it is held; it lingers from now on.
+    fn held(&self, blob: Option<Arc<Blob>>) -> Option<Arc<Blob>> {
+        let blob = blob.filter(|blob| blob.holds_any());
         // What is served in place is looked for anew each time.
         if let Some(blob) = blob.as_ref().filter(|blob| blob.is_complete() && !blob.is_in_place()) {
             self.shared.lingering.keep(blob);
         }
-        Ok(blob)
+        blob
+    }
+
+    /// The same if that takes neither the disk nor waiting for others, as those who evict; `None` otherwise. May be
+    /// called where blocking is not allowed.
+    pub fn blob_at_once(&self, hash: &ContentHash) -> Option<Option<Arc<Blob>>> {
+        Some(self.held(self.shared.open_at_once(hash)?))
     }
 
     /// The blob `hash`, whose size is proven to be `size` bytes, to be written to. If none of it

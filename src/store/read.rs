@@ -187,18 +187,18 @@ impl Blob {
     }
 
     /// Whether all of it is held and was found right, or verified as it was written, and its content
-    /// file has not been touched since.
+    /// file has not been touched since. May be called where blocking is not allowed.
     pub fn is_whole(&self) -> bool {
-        let stamp = self.stamp_of_checked(&(0..group_count(self.size())));
-        stamp.is_some_and(|stamp| self.files().and_then(|files| files.stamp()).is_ok_and(|now| now == stamp))
+        self.whole_file().is_some()
     }
 
     /// The content file of a blob that [is whole](Self::is_whole), for whoever reads it without us and
     /// does not write to it.
-    /// `None` if it is not; then [`Blob::check`] finds out what it is.
+    /// `None` if it is not; then [`Blob::check`] finds out what it is. May be called where blocking is not allowed.
     pub fn whole_file(&self) -> Option<WholeFile> {
         let stamp = self.stamp_of_checked(&(0..group_count(self.size())))?;
-        let files = self.files().ok()?;
+        // What is missing is not looked after here.
+        let files = self.open_files(&mut self.state()).ok()?;
         let whole = WholeFile { file: files.content.clone(), identity: stamp.identity() };
         (files.stamp().ok()? == stamp).then_some(whole)
     }

@@ -200,6 +200,24 @@ impl Shared {
         Ok(blob)
     }
 
+    /// The same if nobody has to be waited for; else `None`.
+    pub fn open_at_once(self: &Arc<Self>, hash: &ContentHash) -> Option<Option<Arc<Blob>>> {
+        let blob = match self.opened(hash) {
+            Some(blob) => blob,
+            None => {
+                let _structure = self.structure.try_read_recursive()?;
+                match (self.opened(hash), self.index.get(hash).ok()?) {
+                    (Some(blob), _) => blob,
+                    (None, Some(record)) => self.insert(Blob::held(*hash, &record, self.clone())),
+                    // It may be about to be known again.
+                    (None, None) => return (self.recovery.work() != Work::Rebuild).then_some(None),
+                }
+            }
+        };
+        blob.touch();
+        Some(Some(blob))
+    }
+
     /// The same, but it does not count as a use.
     pub fn open_unused(self: &Arc<Self>, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
         Ok(Some(match self.opened(hash) {

@@ -23,7 +23,7 @@ use crate::holders::{Holders, PIECE_LEN};
 use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::permits::{Permit, Permits};
-use crate::store::{Store, StoreError};
+use crate::store::{Blob, Store, StoreError};
 use crate::verify::{group_count, groups_of};
 use crate::wire::MAX_RANGE_LEN;
 
@@ -60,6 +60,8 @@ pub struct Shared {
     warned: AtomicBool,
     /// Blobs checked in the background at the same time: one, for the disk is there for readers.
     pub(super) checking: Arc<Semaphore>,
+    /// Blobs checked at the same time at all.
+    pub(super) checks: Semaphore,
 }
 
 /// How far the engine is from its end.
@@ -73,7 +75,22 @@ pub(super) enum Phase {
     Closed,
 }
 
+/// Blobs that are checked at the same time: each keeps a thread of those that read the disk for as long as it takes.
+const MAX_CHECKS: usize = 8;
+
 impl Shared {
+    /// What the store has of `hash`.
+    pub(super) async fn blob(self: &Arc<Self>, hash: ContentHash) -> Option<Arc<Blob>> {
+        match self.store.blob_at_once(&hash) {
+            Some(blob) => blob,
+            None => {
+                let shared = self.clone();
+                let opened = tokio::task::spawn_blocking(move || shared.store.blob(&hash).ok().flatten());
+                opened.await.ok().flatten()
+            }
+        }
+    }
+
     /// Remembers a proven size.
     pub(super) fn remember_size(&self, hash: ContentHash, size: u64) {
         self.sizes.lock().put(hash, size);
@@ -203,6 +220,7 @@ impl Engine {
             phase: watch::Sender::new(Phase::Open),
             warned: AtomicBool::new(false),
             checking: Arc::new(Semaphore::new(1)),
+            checks: Semaphore::new(MAX_CHECKS),
         };
         Self { shared: Arc::new(shared) }
     }

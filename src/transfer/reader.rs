@@ -40,7 +40,7 @@ impl Reader {
 
     /// The bytes of `range` if remembered segments have them all.
     fn remembered(&self, range: BlobRange) -> Option<Bytes> {
-        if self.shared.store.checks_every_read() && self.blob().is_some_and(|blob| blob.is_complete()) {
+        if self.shared.store.checks_every_read() && self.blob_at_once().is_some_and(|blob| blob.is_complete()) {
             return None;
         }
         let mut joined: Vec<u8> = Vec::new();
@@ -61,12 +61,24 @@ impl Reader {
     }
 
     /// The store's blob, if it has one.
-    fn blob(&self) -> Option<Arc<Blob>> {
-        let mut blob = self.blob.lock();
-        if blob.is_none() {
-            *blob = self.shared.store.blob(&self.hash).ok().flatten();
+    async fn blob(&self) -> Option<Arc<Blob>> {
+        match self.blob_at_once() {
+            Some(blob) => Some(blob),
+            None => self.keep(self.shared.blob(self.hash).await),
         }
-        blob.clone()
+    }
+
+    /// The same if nobody has to be waited for.
+    fn blob_at_once(&self) -> Option<Arc<Blob>> {
+        let known = self.blob.lock().clone();
+        known.or_else(|| self.keep(self.shared.store.blob_at_once(&self.hash).flatten()))
+    }
+
+    /// Keeps `blob` as long as this lives, or what is kept already.
+    fn keep(&self, blob: Option<Arc<Blob>>) -> Option<Arc<Blob>> {
+        let mut kept = self.blob.lock();
+        *kept = kept.take().or(blob);
+        kept.clone()
     }
 
     /// Fills in what memory and the store have of `left`. True if the store could not read what it has.
@@ -84,7 +96,7 @@ impl Reader {
                 left.remove(come);
             }
         }
-        let Some(blob) = self.blob() else { return false };
+        let Some(blob) = self.blob().await else { return false };
         let mut unreadable = false;
         for groups in left.clone().iter() {
             let missing: RangeSet<u64> = blob.missing(groups.clone()).into_iter().collect();
@@ -131,7 +143,7 @@ impl Reader {
             return Ok(bytes);
         }
         let groups = groups_of(self.size, range);
-        if let Some(blob) = self.blob().filter(|blob| blob.has(groups.clone()))
+        if let Some(blob) = self.blob().await.filter(|blob| blob.has(groups.clone()))
             && let Some(bytes) = self.read_stored(&blob, range).await
         {
             return Ok(bytes);
@@ -186,11 +198,11 @@ impl BlobReader for Reader {
     }
 
     fn whole_file(&self) -> Option<WholeFile> {
-        self.blob()?.whole_file()
+        self.blob_at_once()?.whole_file()
     }
 
     fn hold(&self) {
-        let _held = self.blob();
+        self.keep(self.shared.store.blob(&self.hash).ok().flatten());
     }
 
     fn prefetch(&self, range: BlobRange) {

@@ -13,7 +13,8 @@ const MAX_TRIES: u32 = 3;
 impl Engine {
     /// See [`BlobSource::is_whole`].
     pub(super) fn has_whole(&self, hash: &ContentHash) -> bool {
-        self.shared.store.blob(hash).ok().flatten().is_some_and(|blob| blob.is_whole())
+        // While blobs are being evicted none is: it is streamed.
+        self.shared.store.blob_at_once(hash).flatten().is_some_and(|blob| blob.is_whole())
     }
 
     /// See [`BlobSource::make_whole`].
@@ -33,11 +34,11 @@ impl Engine {
 
     /// Checks what the store has complete; `None` if it has not.
     async fn check(&self, hash: ContentHash) -> Option<Result<(), StoreError>> {
-        let blob =
-            self.shared.store.blob(&hash).ok().flatten().filter(|blob| blob.is_complete() && !blob.is_in_place())?;
+        let blob = self.shared.blob(hash).await.filter(|blob| blob.is_complete() && !blob.is_in_place())?;
         if blob.is_whole() {
             return Some(Ok(()));
         }
+        let _place = self.shared.checks.acquire().await.ok()?;
         tokio::task::spawn_blocking(move || blob.check(0..group_count(blob.size()))).await.ok()
     }
 

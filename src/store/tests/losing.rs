@@ -167,3 +167,22 @@ fn few_reads_wait_for_an_outboard_and_the_others_are_told_to_come_again() {
     assert!(sample.read_all(&store).unwrap());
     assert_eq!(store.shared.menders.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn who_may_not_wait_is_told_so_while_blobs_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (held, other) = (Sample::new(5 * GROUP, 1), Sample::new(100, 2));
+    drop(held.write_all(&store));
+    store.flush().unwrap();
+    store.shared.lingering.let_go();
+    let evicting = store.shared.structure.write();
+    assert!(store.blob_at_once(&held.hash).is_none(), "it cannot be told now");
+    drop(evicting);
+    let blob = store.blob_at_once(&held.hash).unwrap().unwrap();
+    assert!(store.blob_at_once(&other.hash).unwrap().is_none(), "it is not held");
+    let _evicting = store.shared.structure.write();
+    assert!(store.blob_at_once(&held.hash).unwrap().is_some(), "it is open");
+    assert_eq!(read_groups(&blob, 0..5).unwrap(), held.content);
+    assert!(blob.is_whole());
+}

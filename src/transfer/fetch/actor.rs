@@ -161,7 +161,7 @@ pub(super) struct SizeWaiter {
 
 impl Actor {
     async fn run(mut self) {
-        self.load_blob();
+        self.load_blob().await;
         let mut idle_since = Instant::now();
         let mut is_whole = false;
         loop {
@@ -185,10 +185,20 @@ impl Actor {
             let wake = if idle { idle_since + linger } else { self.next_wake(now) };
             tokio::select! {
                 command = self.commands.recv(), if !self.drained => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => {
+                        if matches!(command, Command::Want { .. } | Command::Prefetch { .. }) {
+                            self.load_blob().await;
+                        }
+                        self.command(command);
+                    }
                     None => self.drained = true,
                 },
-                Some(event) = self.events.recv() => self.event(event),
+                Some(event) = self.events.recv() => {
+                    if matches!(event, Event::Stored(_)) {
+                        self.load_blob().await;
+                    }
+                    self.event(event);
+                }
                 finding = next_finding(&mut self.survey) => self.finding(finding),
                 () = cancelled(self.transfer.as_deref()) => self.cancel(),
                 Ok(()) = self.phase.changed() => self.note_phase(),
@@ -260,9 +270,9 @@ impl Actor {
     }
 
     /// Takes what the store has of the blob.
-    fn load_blob(&mut self) {
+    async fn load_blob(&mut self) {
         if self.blob.is_none() {
-            self.blob = self.shared.store.blob(&self.hash).ok().flatten();
+            self.blob = self.shared.blob(self.hash).await;
         }
         if let Some(size) = self.blob.as_ref().map(|blob| blob.size()) {
             self.note_size(size);
@@ -290,7 +300,6 @@ impl Actor {
                 None => self.sizes_wanted.push(SizeWaiter { born, reply }),
             },
             Command::Want { destination, left, priority, unreadable, reply } => {
-                self.load_blob();
                 let held = |groups| if unreadable { Vec::new() } else { self.held(groups) };
                 let held: Vec<_> = left.iter().flat_map(held).collect();
                 self.waiters.push(Waiter { destination, left, priority, born, since: Instant::now(), reply });
@@ -299,7 +308,6 @@ impl Actor {
                 }
             }
             Command::Prefetch { groups, reader } => {
-                self.load_blob();
                 let missing = match &self.blob {
                     Some(blob) => blob.missing(groups),
                     None => vec![groups],
@@ -352,7 +360,6 @@ impl Actor {
                 self.patience.renew();
             }
             Event::Stored(groups) => {
-                self.load_blob();
                 for groups in groups {
                     self.landing.remove(groups.clone());
                     self.waiters.stored(&groups);

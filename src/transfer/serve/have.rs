@@ -11,7 +11,7 @@ use super::answer::in_time;
 use super::turns::Turn;
 use super::{ServeError, Server, send};
 use crate::ids::{ContentHash, LaneBinding, PeerId, Priority, TransferId};
-use crate::store::{Blob, StoreError};
+use crate::store::Blob;
 use crate::transfer::buffers::Buffer;
 use crate::transport::BoxLane;
 use crate::verify::GROUP_LEN;
@@ -76,7 +76,7 @@ impl Server {
             let is_small = info.complete && (1..=GROUP_LEN.min(content_left)).contains(&info.size);
             let answer = if is_small
                 && knows(question, &hash, binding)
-                && let Ok(Some(blob)) = self.store.blob(&hash)
+                && let Some(Some(blob)) = self.store.blob_at_once(&hash)
             {
                 content_left -= info.size;
                 blobs.push(blob);
@@ -86,7 +86,7 @@ impl Server {
             } else {
                 // Once is enough, however often it is asked.
                 let room = if asked.insert(hash) { ranges_left } else { 0 };
-                partial_answer(self.store.blob(&hash), room)
+                partial_answer(self.store.blob_at_once(&hash), room)
             };
             if let HaveAnswer::Partial { ranges } = &answer {
                 ranges_left -= ranges.len();
@@ -136,13 +136,14 @@ fn knows(question: &HaveQuestion, hash: &ContentHash, binding: &LaneBinding) -> 
 }
 
 /// What is said of a blob of which this node has a part: `room` of its ranges at most.
-fn partial_answer(blob: Result<Option<Arc<Blob>>, StoreError>, room: usize) -> HaveAnswer {
+fn partial_answer(blob: Option<Option<Arc<Blob>>>, room: usize) -> HaveAnswer {
     match blob {
-        Ok(Some(blob)) => {
+        Some(Some(blob)) => {
             let ranges = blob.first_verified(room).into_iter().map(|range| (range.start, range.end));
             HaveAnswer::Partial { ranges: ranges.collect() }
         }
-        // What is open and holds nothing is none.
-        Ok(None) | Err(_) => HaveAnswer::None,
+        Some(None) => HaveAnswer::None,
+        // Others are in the way. Some of it is held.
+        None => HaveAnswer::Partial { ranges: Vec::new() },
     }
 }
