@@ -23,6 +23,13 @@ const TOUCH_INTERVAL_MS: u64 = 60_000;
 /// it. Says nothing of a file with another stamp.
 pub(super) type Checked = (Stamp, RangeSet<u64>);
 
+/// What was found right stays so where this store has changed the mode of the file, and with it its stamp.
+pub(super) fn renew_stamp(checked: Option<&mut Checked>, before: Stamp, after: Stamp) {
+    if let Some((stamp, _)) = checked.filter(|(stamp, _)| *stamp == before) {
+        *stamp = after;
+    }
+}
+
 /// The content file of a blob that is whole, for whoever reads it without us.
 #[derive(Debug, Clone)]
 pub struct WholeFile {

@@ -193,14 +193,16 @@ impl Files {
         self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
     }
 
-    /// Marks a complete content file as one to be kept, durably.
-    pub fn keep(&self) -> Result<(), StoreError> {
+    /// Marks a complete content file as one to be kept, durably; gives its stamps from before and after that.
+    pub fn keep(&self) -> Result<(Stamp, Stamp), StoreError> {
+        let before = self.stamp()?;
         let is_kept = |metadata: fs::Metadata| metadata.mode() & 0o7777 == complete_mode(true);
         if self.in_place || self.content.metadata().is_ok_and(is_kept) {
-            return Ok(());
+            return Ok((before, before));
         }
         self.seal(true)?;
-        self.content.sync_all().map_err(io_error("sync", &self.content_path))
+        self.content.sync_all().map_err(io_error("sync", &self.content_path))?;
+        Ok((before, self.stamp()?))
     }
 
     /// The content file's stamp.
@@ -273,16 +275,19 @@ impl Stamp {
     }
 }
 
-/// Marks the content file at `path` as `pinned`, or not, and hands it over to be synced; `None` if there is none,
-/// or only a link. The caller holds the lock of the blob's state.
-pub(super) fn mark_pinned(path: &Path, pinned: bool) -> Result<Option<File>, StoreError> {
+/// Marks the content file at `path` as `pinned`, or not, and hands it over to be synced, with its stamps from before and
+/// after that; `None` if there is none, or only a link. The caller holds the lock of the blob's state.
+pub(super) fn mark_pinned(path: &Path, pinned: bool) -> Result<Option<(File, Stamp, Stamp)>, StoreError> {
     let Some((content, metadata)) = open_file(path, false)? else { return Ok(None) };
+    let stamp = || Stamp::of(&content).map_err(io_error("stat", path));
+    let before = stamp()?;
     let mode = metadata.mode() & 0o7777;
     let marked = if pinned { mode | PIN_BIT } else { mode & !PIN_BIT };
     if marked != mode {
         content.set_permissions(Permissions::from_mode(marked)).map_err(io_error("set the mode of", path))?;
     }
-    Ok(Some(content))
+    let after = stamp()?;
+    Ok(Some((content, before, after)))
 }
 
 /// Gives the blocks of `groups`, of which nothing is held, back to the disk. Not to be done to a file that was

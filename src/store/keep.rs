@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use parking_lot::{RwLockUpgradableReadGuard, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 
+use super::blob::renew_stamp;
 use super::error::io_error;
 use super::files::mark_pinned;
 use super::layout::{SYNC_FILE_SYSTEM_FROM, sync_file_system};
 use super::record::{Origin, Record};
+use super::room::Unlinked;
 use super::shared::Shared;
 use super::{Store, StoreError, claim};
 use crate::ids::ContentHash;
@@ -118,9 +120,13 @@ impl Shared {
             let path = self.layout.content(hash);
             let opened = self.opened(hash);
             // Else it might become complete in between, which sets the mode too.
-            let _state = opened.as_ref().map(|blob| blob.state());
+            let mut state = opened.as_ref().map(|blob| blob.state());
             match mark_pinned(&path, pinned) {
-                Ok(Some(file)) => {
+                Ok(Some((file, before, after))) => {
+                    match &mut state {
+                        Some(state) => renew_stamp(state.checked.as_mut(), before, after),
+                        None => renew_stamp(self.checked.lock().peek_mut(hash), before, after),
+                    }
                     marked += 1;
                     if marked < SYNC_FILE_SYSTEM_FROM {
                         unsynced.push((file, path));
@@ -178,11 +184,13 @@ impl Shared {
             Some(target) => self.space.usage().used.saturating_sub(target),
             None => self.space.shortfall(0),
         };
+        // Dropped after the lock.
+        let mut unlinked = Unlinked::default();
         let _structure = self.structure.write();
         let step = COLLECT_STEP.min(self.space.entries_per_commit());
         let removed = match excess() {
             0 => Vec::new(),
-            bytes => self.evict_step(bytes, step)?,
+            bytes => self.evict_step(bytes, step, &mut unlinked)?,
         };
         let (used, excess) = (self.space.usage().used, excess());
         Ok(Collected { used, excess, more: removed.len() == step && excess > 0, removed })

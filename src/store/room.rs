@@ -1,5 +1,7 @@
 //! Making room: whoever writes reserves first, and what was used least recently goes.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,6 +14,26 @@ use crate::ids::ContentHash;
 
 /// Files on their way in are counted at most this often, in milliseconds, while something is written.
 const STAGED_INTERVAL_MS: u64 = 100;
+
+/// A file from this size on, in bytes, takes the file system long to give back (16 MiB).
+const LARGE_FILE: u64 = 16 << 20;
+
+/// Large files that are kept open at most until they may be given back.
+const MAX_UNLINKED: usize = 64;
+
+/// Large files that have no name any more, kept open: it is only when they are closed that the file system gives
+/// their blocks back, which takes up to a second for one of 10 GiB.
+#[derive(Debug, Default)]
+pub(super) struct Unlinked(Vec<File>);
+
+impl Unlinked {
+    /// Keeps the file at `path`, which is about to be unlinked, if it is large.
+    fn keep(&mut self, path: &Path, len: u64) {
+        if len >= LARGE_FILE && self.0.len() < MAX_UNLINKED {
+            self.0.extend(File::open(path));
+        }
+    }
+}
 
 impl Shared {
     /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
@@ -105,9 +127,9 @@ impl Shared {
         let (short, on_disk, free) =
             (self.space.shortfall(bytes), self.space.disk_shortfall(bytes) > 0, self.space.free_on_disk());
         let wanted = short.saturating_add(self.space.surplus());
-        let mut freed = 0;
+        let (mut freed, mut unlinked) = (0, Unlinked::default());
         while freed < wanted {
-            let step = self.evict_step(wanted - freed, usize::MAX)?;
+            let step = self.evict_step(wanted - freed, usize::MAX, &mut unlinked)?;
             if step.is_empty() {
                 break;
             }
@@ -115,6 +137,7 @@ impl Shared {
         }
         self.nothing_to_evict.store(freed < short, Ordering::Relaxed);
         drop(structure);
+        drop(unlinked);
         // Some file systems (btrfs, ZFS) show what was freed only later: until then each write would evict as much
         // again.
         let is_shown = self.space.free_on_disk().zip(free).is_none_or(|(now, before)| now >= before + freed / 2);
@@ -126,11 +149,17 @@ impl Shared {
 
     /// Evicts the least recently used blobs that nobody has open: `bytes` bytes or a little more, but
     /// `limit` blobs, or what one commit may change, at most. Tells which, with the bytes of each. The
-    /// caller holds `structure`.
-    pub fn evict_step(&self, bytes: u64, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+    /// caller holds `structure`, but no more when it drops what is `unlinked`.
+    pub fn evict_step(
+        &self,
+        bytes: u64,
+        limit: usize,
+        unlinked: &mut Unlinked,
+    ) -> Result<Vec<(ContentHash, u64)>, StoreError> {
         let limit = limit.min(self.space.entries_per_commit());
         let evicted = self.write_index(|batch| batch.evict(bytes, limit, |hash| self.opened(hash).is_some()))?;
         for (hash, record) in &evicted {
+            unlinked.keep(&self.layout.content(hash), record.charge());
             if let Err(error) = self.layout.unlink(hash) {
                 tracing::warn!(%error, "an evicted blob's files stay behind until a sweep");
             }

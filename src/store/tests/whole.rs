@@ -111,3 +111,28 @@ fn told_to_check_every_read_the_store_does_and_holds_nothing_for_whole() {
         let _ = std::fs::remove_file(dir.path().join("index.redb"));
     }
 }
+
+#[test]
+fn what_is_pinned_or_added_stays_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (pinned, added, closed) = (Sample::new(5 * GROUP, 1), Sample::new(100, 2), Sample::new(3 * GROUP, 3));
+    let [blob, other] = [&pinned, &added].map(|sample| sample.write_all(&store));
+    drop(closed.write_all(&store));
+    store.flush().unwrap();
+    store.shared.lingering.let_go();
+    assert!(blob.is_whole() && other.is_whole());
+    for pin in [true, false] {
+        store.set_pinned(&[pinned.hash, closed.hash], pin).unwrap();
+        assert!(blob.is_whole(), "{pin}");
+        assert!(store.blob(&closed.hash).unwrap().unwrap().is_whole(), "{pin}");
+        store.shared.lingering.let_go();
+    }
+    let staged = crate::store::import::Source::Stream(&mut added.content.as_slice());
+    store.adopt(crate::store::import::stage(dir.path(), staged, &|_| {}).unwrap().blob()).unwrap();
+    assert!(other.is_whole() && other.info().origin == crate::store::Origin::Local);
+    // Whoever else changes something takes that away.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+    std::fs::set_permissions(content_path(dir.path(), &pinned.hash), mode).unwrap();
+    assert!(!blob.is_whole());
+}
