@@ -4,14 +4,15 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use byhash::holders::PeerState;
 use byhash::ids::{BlobRange, ContentHash};
 use byhash::transfer::Priority;
 use byhash::transport::memory::{Fault, MemoryNetwork};
-use byhash::wire::GROUP_LEN;
+use byhash::transport::{Acceptor, read_message, write_message};
+use byhash::wire::{GROUP_LEN, HaveAnswer, HaveReply, Message};
 use support::modest::ModestDialer;
 use support::slow::{Link, SlowDialer};
 use support::{TestNode, content, node_id};
@@ -221,4 +222,45 @@ async fn a_host_that_is_switched_off_under_load_is_soon_known_to_be() {
     assert_eq!(node.holders.snapshots()[0].state, PeerState::Unreachable);
     assert!(read(number).await < Duration::from_millis(10), "nobody waits for it");
     keeper.abort();
+}
+
+/// Node 1, which first says that it has nothing and then more and more of `hash`, behind its end; it brings nothing.
+fn pretend_to_fetch(network: &MemoryNetwork, hash: ContentHash, groups: u64) -> tokio::task::AbortHandle {
+    let mut acceptor = network.listen(node_id(1));
+    let task = tokio::spawn(async move {
+        let mut lanes = tokio::task::JoinSet::new();
+        let asked = Arc::new(AtomicU64::new(0));
+        while let Ok(mut lane) = acceptor.accept().await {
+            let asked = asked.clone();
+            lanes.spawn(async move {
+                while let Ok(Some(Message::Have(have))) = read_message(&mut lane).await {
+                    let more = asked.fetch_add(1, Ordering::Relaxed);
+                    let answer = match more {
+                        0 => HaveAnswer::None,
+                        _ => HaveAnswer::Partial { ranges: vec![(groups + 1, groups + 1 + more)] },
+                    };
+                    let answers = vec![answer.clone(); have.questions.len()];
+                    let claims = if answer == HaveAnswer::None { 0 } else { answers.len() };
+                    let proofs = vec![hash.holder_proof(lane.binding()); claims];
+                    let _ = write_message(&mut lane, &Message::HaveReply(HaveReply { answers, proofs })).await;
+                }
+            });
+        }
+    });
+    task.abort_handle()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pretends_to_fetch_it_too_holds_nobody_up() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 2, &[]);
+    let bytes = content(8, 40 << 20);
+    let hash = holder.hold(&bytes);
+    let liar = pretend_to_fetch(&network, hash, bytes.len() as u64 / GROUP_LEN);
+    let node = reader(&network, &[u64::MAX, 20_000_000]);
+    let start = Instant::now();
+    node.engine.fetch(hash, |_, _| {}).await.unwrap();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(4), "2 s on that link, and it took {took:?}");
+    liar.abort();
 }

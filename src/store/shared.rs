@@ -344,9 +344,14 @@ impl Shared {
     /// next flush holds it.
     pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
         let mut found: BTreeMap<ContentHash, u64> = self.index.complete(after, limit)?.into_iter().collect();
-        let open = self.all_opened();
-        let is_next = |blob: &Arc<Blob>| blob.is_complete() && after.is_none_or(|after| blob.hash() > after);
-        found.extend(open.iter().filter(|blob| is_next(blob)).map(|blob| (blob.hash(), blob.size())));
+        // Of the very many that may be open, only those that belong to this page are looked at.
+        let last = found.keys().next_back().copied().filter(|_| found.len() == limit);
+        let is_next =
+            |hash: &ContentHash| after.is_none_or(|after| *hash > after) && last.is_none_or(|last| *hash <= last);
+        let open: Vec<_> =
+            self.open.iter().filter(|entry| is_next(entry.key())).map(|entry| entry.value().clone()).collect();
+        let complete = open.iter().filter_map(Weak::upgrade).filter(|blob| blob.is_complete());
+        found.extend(complete.map(|blob| (blob.hash(), blob.size())));
         Ok(found.into_iter().take(limit).collect())
     }
 

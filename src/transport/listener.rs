@@ -1,7 +1,9 @@
 //! Letting peers in.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use crate::metrics::Metrics;
 use crate::seldom::Seldom;
 
 /// How many connections may be greeted at once. For one more, the one that has been greeted longest
-/// is dropped, so that no number of silent ones keeps others waiting. Each is done or dropped within
+/// of the machine that has most of them is dropped, so that no number of silent ones keeps others waiting, nor those
+/// that are far from ever being greeted. Each is done or dropped within
 /// [`HANDSHAKE_TIMEOUT`](super::HANDSHAKE_TIMEOUT).
 pub const MAX_HANDSHAKES: usize = 128;
 /// How long nothing is accepted after the system refused (it is out of descriptors or memory).
@@ -41,7 +44,7 @@ pub struct Listener {
     /// At most [`MAX_HANDSHAKES`], and one that has just been dropped.
     greeted: JoinSet<Option<BoxLane>>,
     /// Those of `greeted` that were not done when the last one came, the oldest first.
-    unfinished: VecDeque<AbortHandle>,
+    unfinished: VecDeque<(IpAddr, AbortHandle)>,
     paused_until: Option<Instant>,
 }
 
@@ -110,16 +113,34 @@ impl Listener {
 
     /// Begins a handshake, in the place of the oldest one if all places are taken.
     fn greet(&mut self, stream: TcpStream, from: SocketAddr) {
-        self.unfinished.retain(|handshake| !handshake.is_finished());
+        self.unfinished.retain(|(_, handshake)| !handshake.is_finished());
         if self.unfinished.len() >= MAX_HANDSHAKES
-            && let Some(oldest) = self.unfinished.pop_front()
+            && let Some((_, oldest)) = oldest_of_most(self.unfinished.iter().map(|(network, _)| *network))
+                .and_then(|at| self.unfinished.remove(at))
         {
             oldest.abort();
-            tracing::debug!(%from, "the oldest unfinished handshake is dropped for a new connection");
+            tracing::debug!(%from, "an unfinished handshake is dropped for a new connection");
         }
         let handshake = self.greeted.spawn(Arc::clone(&self.greeting).greet(stream, from));
-        self.unfinished.push_back(handshake);
+        self.unfinished.push_back((network_of(from.ip()), handshake));
     }
+}
+
+/// What one machine has all of: an IPv4 address, or 64 bits of an IPv6 address.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// The place of the first of those that there are most of.
+fn oldest_of_most<T: Copy + Eq + Hash>(all: impl Iterator<Item = T>) -> Option<usize> {
+    let mut counts: HashMap<T, (usize, usize)> = HashMap::new();
+    for (at, one) in all.enumerate() {
+        counts.entry(one).or_insert((0, at)).0 += 1;
+    }
+    counts.into_values().max_by_key(|(count, at)| (*count, Reverse(*at))).map(|(_, at)| at)
 }
 
 impl Acceptor for Listener {
@@ -169,5 +190,26 @@ impl Greeting {
 impl std::fmt::Debug for Greeting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Greeting").field("admission", &self.admission).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_most_unfinished_handshakes_loses_the_oldest() {
+        let oldest = |all: &[u8]| oldest_of_most(all.iter().copied());
+        assert_eq!((oldest(&[]), oldest(&[1, 2, 3])), (None, Some(0)));
+        assert_eq!(oldest(&[9, 1, 2, 1, 3, 1]), Some(1));
+    }
+
+    #[test]
+    fn a_machine_is_an_address_or_the_network_that_it_has_to_itself() {
+        let of = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(of("192.0.2.7"), of("::ffff:192.0.2.7"));
+        assert_ne!(of("192.0.2.7"), of("192.0.2.8"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
     }
 }

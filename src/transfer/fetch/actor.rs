@@ -25,7 +25,7 @@ use crate::transfer::exchange::ExchangeError;
 use crate::transfer::status::TransferState;
 use crate::transfer::table::Transfer;
 use crate::transfer::{FetchError, Priority};
-use crate::verify::{GROUP_LEN, groups_from};
+use crate::verify::{GROUP_LEN, group_count, groups_from};
 use crate::wire::MAX_RANGE_LEN;
 
 /// Commands waiting for one task.
@@ -420,7 +420,7 @@ impl Actor {
                 if let Finding::Content(index, content) = &finding {
                     self.take_content(*index, content);
                 }
-                self.candidates.note(&self.shared.holders, finding);
+                self.candidates.note(&self.shared.holders, finding, self.size.map(group_count));
                 let flights = self.flights.values().map(|flight| flight.peer_index);
                 self.candidates.count_flights(flights);
             }

@@ -111,16 +111,28 @@ pub(super) struct Candidates {
     banned: Vec<usize>,
     /// Peers that said once that they have none of it.
     had_none: Vec<usize>,
+    /// Peers that were counted on to fetch something of it, and did not in time, ever.
+    let_down: Vec<usize>,
     verdicts: Verdicts,
     /// When an exchange with one of them fell silent last.
     silent_at: Option<Instant>,
 }
 
 impl Candidates {
-    /// Takes note of what a survey found.
-    pub fn note(&mut self, holders: &Holders, finding: Finding) {
+    /// Takes note of what a survey found of a blob of `groups` groups, if that is known.
+    pub fn note(&mut self, holders: &Holders, finding: Finding, groups: Option<u64>) {
         let finding = match finding {
             Finding::Content(index, _) => Finding::Has(index, HaveAnswer::Complete),
+            // What lies behind the end is nobody's.
+            Finding::Has(index, HaveAnswer::Partial { ranges }) if !ranges.is_empty() => {
+                let end = groups.unwrap_or(u64::MAX);
+                let within = ranges.into_iter().map(|(start, to)| (start, to.min(end)));
+                let ranges: Vec<_> = within.filter(|(start, to)| start < to).collect();
+                match ranges.is_empty() {
+                    true => Finding::HasNot(index),
+                    false => Finding::Has(index, HaveAnswer::Partial { ranges }),
+                }
+            }
             other => other,
         };
         match finding {
@@ -149,7 +161,7 @@ impl Candidates {
                         busy: 0,
                         not_before: None,
                         grew_at: self.had_none.contains(&index).then(Instant::now),
-                        let_down: false,
+                        let_down: self.let_down.contains(&index),
                     }),
                 }
             }
@@ -207,6 +219,9 @@ impl Candidates {
     pub fn note_let_down(&mut self, index: usize) {
         if let Some(candidate) = self.usable.iter_mut().find(|candidate| candidate.index == index) {
             candidate.let_down = true;
+        }
+        if !self.let_down.contains(&index) {
+            self.let_down.push(index);
         }
     }
 
