@@ -150,5 +150,6 @@ fn df_shows_what_the_cache_may_hold_and_holds() {
     // The content and its outboard, and no more.
     assert!((30 << 20..31 << 20).contains(&used), "{used}");
     assert!(df("avail") <= (226 << 20));
-    assert_eq!(df("iused"), 1);
+    // There is no number of files that could run out.
+    assert_eq!((df("itotal"), df("iused")), (0, 0));
 }
