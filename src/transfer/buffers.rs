@@ -76,6 +76,7 @@ impl BufferBudget {
         let data = if len > SEGMENT_LEN / 2 {
             self.0.free.lock().pop().unwrap_or_else(|| vec![0; SEGMENT_LEN].into_boxed_slice())
         } else {
+            self.0.trim();
             vec![0; len].into_boxed_slice()
         };
         Buffer { data, len, permit, budget: self.0.clone() }
@@ -84,6 +85,14 @@ impl BufferBudget {
     /// Bytes not in use.
     pub fn available(&self) -> usize {
         self.0.permits.available() * UNIT_LEN
+    }
+}
+
+impl Inner {
+    /// Lets go of segments that are kept for later, as far as the memory is used otherwise: nobody pays for them.
+    fn trim(&self) {
+        let most = self.permits.available() * UNIT_LEN / SEGMENT_LEN;
+        self.free.lock().truncate(most);
     }
 }
 
@@ -108,6 +117,7 @@ impl Buffer {
                 self.budget.free.lock().push(data);
             }
             self.permit.shrink(kept);
+            self.budget.trim();
             self.budget.metrics.budget_used_bytes.sub(((had - kept) * UNIT_LEN) as u64);
         }
     }
@@ -177,6 +187,22 @@ mod tests {
             drop(buffer);
             assert_eq!((budget.available(), metrics.budget_used_bytes.get()), (BUDGET_LEN, 0));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_later_makes_room_for_what_is_small() {
+        let budget = BufferBudget::new(Arc::default());
+        let mut held = Vec::new();
+        for _ in 0..BUDGET_LEN / SEGMENT_LEN {
+            held.push(budget.buffer(SEGMENT_LEN, Priority::Prefetch).await);
+        }
+        held.clear();
+        assert_eq!(budget.0.free.lock().len(), BUDGET_LEN / SEGMENT_LEN);
+        for _ in 0..BUDGET_LEN / UNIT_LEN {
+            held.push(budget.buffer(UNIT_LEN, Priority::Prefetch).await);
+            assert!(budget.0.free.lock().len() * SEGMENT_LEN <= budget.available());
+        }
+        assert!(budget.0.free.lock().is_empty());
     }
 
     #[tokio::test]

@@ -160,7 +160,7 @@ impl Greeting {
     /// The lane, if its peer was admitted.
     async fn greet(self: Arc<Self>, stream: TcpStream, from: SocketAddr) -> Option<BoxLane> {
         let greeted = async {
-            let socket = tcp::prepare(stream)?;
+            let socket = tcp::prepare_accepted(stream)?;
             handshake::accept(socket, &self.acceptor, &self.admission).await
         };
         match greeted.await {
