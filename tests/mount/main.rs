@@ -1,5 +1,7 @@
 //! The filesystem over blobs in memory: without FUSE, and mounted for real.
 
+#[path = "../support/kernel.rs"]
+mod kernel;
 mod life;
 mod memory_source;
 mod mounted;

@@ -11,6 +11,7 @@ use byhash::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use super::kernel::skip_without_passthrough;
 use super::memory_source::MemorySource;
 
 /// Whether FUSE can be had. A test returns if not; in CI it fails.
@@ -65,7 +66,7 @@ impl Mounted {
         if said[0].starts_with("passthrough: ") {
             return Some(self);
         }
-        eprintln!("{test} is skipped: {}", said[0]);
+        skip_without_passthrough(test, Path::new("/etc"), &said[0]);
         None
     }
 

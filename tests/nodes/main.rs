@@ -12,6 +12,8 @@ mod failover;
 mod fstab;
 mod git;
 mod keeping;
+#[path = "../support/kernel.rs"]
+mod kernel;
 mod killed;
 mod limits;
 mod listing;
