@@ -131,7 +131,7 @@ async fn who_has_only_heard_the_question_gets_no_content() {
         None,
         // Heard on another lane.
         Some(hash.knowledge_proof(other.binding())),
-        Some(hash.knowledge_proof(&LaneBinding([0; 32]))),
+        Some(hash.knowledge_proof(&LaneBinding([9; 32]))),
         // Made from what the question shows.
         Some(ContentHash::from_bytes(hash.have_key().0).knowledge_proof(lane.binding())),
         Some(KnowledgeProof([0; KnowledgeProof::LEN])),

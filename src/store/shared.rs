@@ -5,7 +5,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dashmap::{DashMap, Entry};
 use lru::LruCache;
@@ -28,6 +28,9 @@ use crate::verify::MAX_BLOB_LEN;
 /// toolchain or a large build, which would else be checked again each time they are opened. At about
 /// 400 bytes each they take 13 MB.
 const MAX_CHECKED: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
+
+/// How long those wait for the others who may not block: time enough for files to be made, and not for a sync.
+const SHORT_WAIT: Duration = Duration::from_millis(2);
 
 /// The store behind its handles.
 #[derive(Debug)]
@@ -200,12 +203,12 @@ impl Shared {
         Ok(blob)
     }
 
-    /// The same if nobody has to be waited for; else `None`.
+    /// The same if nobody has to be waited for longer than [`SHORT_WAIT`]; else `None`.
     pub fn open_at_once(self: &Arc<Self>, hash: &ContentHash) -> Option<Option<Arc<Blob>>> {
         let blob = match self.opened(hash) {
             Some(blob) => blob,
             None => {
-                let _structure = self.structure.try_read_recursive()?;
+                let _structure = self.structure.try_read_recursive_for(SHORT_WAIT)?;
                 match (self.opened(hash), self.index.get(hash).ok()?) {
                     (Some(blob), _) => blob,
                     (None, Some(record)) => self.insert(Blob::held(*hash, &record, self.clone())),

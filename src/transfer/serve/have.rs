@@ -33,11 +33,19 @@ type Answers = (HaveReply, Vec<Arc<Blob>>);
 impl Server {
     pub(super) async fn answer_have(self: &Arc<Self>, lane: &mut BoxLane, have: Have) -> Result<(), ServeError> {
         let (server, peer, binding) = (self.clone(), lane.peer(), *lane.binding());
-        let (mut reply, blobs) = if have.questions.len() <= FEW_QUESTIONS {
-            server.answers(&peer, &binding, &have.questions)
-        } else {
-            let answers = tokio::task::spawn_blocking(move || server.answers(&peer, &binding, &have.questions));
-            answers.await.map_err(|error| ServeError::Store(error.to_string()))?
+        let is_short = have.questions.len() <= FEW_QUESTIONS;
+        let at_once = |hash: &ContentHash| self.store.blob_at_once(hash);
+        let answers = is_short.then(|| self.answers(&peer, &binding, &have.questions, &at_once)).flatten();
+        let (mut reply, blobs) = match answers {
+            Some(answers) => answers,
+            None => {
+                let answers = tokio::task::spawn_blocking(move || {
+                    let open = |hash: &ContentHash| Some(server.store.blob(hash).ok().flatten());
+                    server.answers(&peer, &binding, &have.questions, &open)
+                });
+                let answers = answers.await.map_err(|error| ServeError::Store(error.to_string()))?;
+                answers.ok_or_else(|| ServeError::Store("nothing can be opened".to_owned()))?
+            }
         };
         let sent = blobs.len() as u64;
         if sent > 0
@@ -65,37 +73,48 @@ impl Server {
         send(lane, &Message::HaveReply(reply)).await
     }
 
-    fn answers(&self, peer: &PeerId, binding: &LaneBinding, questions: &[HaveQuestion]) -> Answers {
+    /// What is to be said. `None` if a blob that `open` ought to open cannot be opened now.
+    fn answers(
+        &self,
+        peer: &PeerId,
+        binding: &LaneBinding,
+        questions: &[HaveQuestion],
+        open: &dyn Fn(&ContentHash) -> Option<Option<Arc<Blob>>>,
+    ) -> Option<Answers> {
         let (mut ranges_left, mut content_left) = (MAX_HAVE_RANGES, MAX_HAVE_CONTENT as u64);
         let (mut blobs, mut proofs, mut asked) = (Vec::new(), Vec::new(), HashSet::new());
         let mut answer = |question: &HaveQuestion| {
             let found = self.store.find(&question.key).ok().flatten();
             let Some((hash, info)) = found.filter(|(hash, _)| self.may_have(peer, hash)) else {
-                return HaveAnswer::None;
+                return Some(HaveAnswer::None);
             };
             let is_small = info.complete && (1..=GROUP_LEN.min(content_left)).contains(&info.size);
-            let answer = if is_small
-                && knows(question, &hash, binding)
-                && let Some(Some(blob)) = self.store.blob_at_once(&hash)
-            {
-                content_left -= info.size;
-                blobs.push(blob);
-                HaveAnswer::Content { len: info.size as u32 }
-            } else if info.complete {
-                HaveAnswer::Complete
-            } else {
-                // Once is enough, however often it is asked.
-                let room = if asked.insert(hash) { ranges_left } else { 0 };
-                partial_answer(self.store.blob_at_once(&hash), room)
+            let goes_along = is_small && knows(question, &hash, binding);
+            let blob = if goes_along || !info.complete { open(&hash)? } else { None };
+            let answer = match blob {
+                Some(blob) if goes_along => {
+                    content_left -= info.size;
+                    blobs.push(blob);
+                    HaveAnswer::Content { len: info.size as u32 }
+                }
+                _ if info.complete => HaveAnswer::Complete,
+                Some(blob) => {
+                    // Once is enough, however often it is asked.
+                    let room = if asked.insert(hash) { ranges_left } else { 0 };
+                    let ranges = blob.first_verified(room).into_iter().map(|range| (range.start, range.end));
+                    HaveAnswer::Partial { ranges: ranges.collect() }
+                }
+                // It has gone meanwhile.
+                None => HaveAnswer::None,
             };
             if let HaveAnswer::Partial { ranges } = &answer {
                 ranges_left -= ranges.len();
             }
             proofs.extend((answer != HaveAnswer::None).then(|| hash.holder_proof(binding)));
-            answer
+            Some(answer)
         };
-        let answers = questions.iter().map(&mut answer).collect();
-        (HaveReply { answers, proofs }, blobs)
+        let answers = questions.iter().map(&mut answer).collect::<Option<_>>()?;
+        Some((HaveReply { answers, proofs }, blobs))
     }
 
     /// All of `blobs`, one after the other, and `peer`'s turn to be sent them; `None` if one cannot be read.
@@ -133,17 +152,4 @@ fn each(blobs: &[Arc<Blob>], buffer: &mut [u8], read: impl Fn(&Arc<Blob>, &mut [
 /// Whether who asks has proved to know the hash, on the lane on which it asks.
 fn knows(question: &HaveQuestion, hash: &ContentHash, binding: &LaneBinding) -> bool {
     question.proof.is_some_and(|proof| proof == hash.knowledge_proof(binding))
-}
-
-/// What is said of a blob of which this node has a part: `room` of its ranges at most.
-fn partial_answer(blob: Option<Option<Arc<Blob>>>, room: usize) -> HaveAnswer {
-    match blob {
-        Some(Some(blob)) => {
-            let ranges = blob.first_verified(room).into_iter().map(|range| (range.start, range.end));
-            HaveAnswer::Partial { ranges: ranges.collect() }
-        }
-        Some(None) => HaveAnswer::None,
-        // Others are in the way. Some of it is held.
-        None => HaveAnswer::Partial { ranges: Vec::new() },
-    }
 }
