@@ -71,13 +71,13 @@ impl Gc {
             })?;
         }
         output.print(&if self.json { json(&figures)? } else { for_people(&figures) });
-        output.conclude(match excess {
-            0 => Ok(()),
-            _ if self.all => Ok(()),
-            _ => Err(CommandError::Failed(format!(
+        output.conclude(if excess == 0 || self.all {
+            Ok(())
+        } else {
+            Err(CommandError::Failed(format!(
                 "{} more than asked for are pinned, were added here, are in use or belong to the index: see 'byhash ls'",
                 size(excess)
-            ))),
+            )))
         })
     }
 }

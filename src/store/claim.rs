@@ -102,7 +102,11 @@ pub(super) fn verify(
     // A content file that was complete may be right whatever its outboard says.
     if !is_whole(&looked) && (in_place || mode & 0o222 == 0) && goes_on() {
         let is_ours = || Ok(shared.opened(hash).is_none() && shared.index.get(hash)?.is_none());
-        if outboard_len(size) > 0 && make_outboard(shared, hash, size, in_place, goes_on, &is_ours)? {
+        let is_made = outboard_len(size) > 0 && {
+            let _mending = shared.mending.lock();
+            make_outboard(shared, hash, size, in_place, goes_on, &is_ours)?
+        };
+        if is_made {
             looked = look(shared, hash, size, in_place, goes_on)?;
         }
     }

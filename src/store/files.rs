@@ -34,7 +34,7 @@ pub(super) const PIN_BIT: u32 = 0o0001;
 
 /// The mode of a complete content file.
 pub(super) const fn complete_mode(kept: bool) -> u32 {
-    if kept { COMPLETE_MODE | KEPT_BIT } else { COMPLETE_MODE }
+    COMPLETE_MODE | marks(kept, false)
 }
 
 /// Nanoseconds that a file must have been left alone before its times tell it from a later state.
@@ -188,8 +188,8 @@ impl Files {
         if self.in_place {
             return Ok(());
         }
-        let pin = self.content.metadata().map_or(0, |metadata| metadata.mode() & PIN_BIT);
-        let mode = Permissions::from_mode(complete_mode(kept) | if kept { 0 } else { pin });
+        let is_pinned = self.marks() & PIN_BIT != 0;
+        let mode = Permissions::from_mode(COMPLETE_MODE | marks(kept, is_pinned));
         self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
     }
 

@@ -97,27 +97,14 @@ impl Blob {
         if is_there() {
             return Ok(true);
         }
-        make_locked(&self.shared, &hash, self.size(), self.is_in_place(), &|| true, &|| Ok(self.is_complete()))
+        make_outboard(&self.shared, &hash, self.size(), self.is_in_place(), &|| true, &|| Ok(self.is_complete()))
     }
 }
 
 /// Makes the outboard of the content of `hash` anew, all of which is there, unless the content is wrong or it
 /// `goes_on` no more; tells whether that was done. The new one is put in place only if it `is_wanted`, which is asked
-/// with `structure` held.
+/// with `structure` held. The caller holds `mending`.
 pub(super) fn make_outboard(
-    shared: &Shared,
-    hash: &ContentHash,
-    size: u64,
-    in_place: bool,
-    goes_on: &dyn Fn() -> bool,
-    is_wanted: &dyn Fn() -> Result<bool, StoreError>,
-) -> Result<bool, StoreError> {
-    let _mending = shared.mending.lock();
-    make_locked(shared, hash, size, in_place, goes_on, is_wanted)
-}
-
-/// The same, for a caller that holds `mending`.
-fn make_locked(
     shared: &Shared,
     hash: &ContentHash,
     size: u64,

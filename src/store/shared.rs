@@ -209,11 +209,10 @@ impl Shared {
             Some(blob) => blob,
             None => {
                 let _structure = self.structure.try_read_recursive_for(SHORT_WAIT)?;
-                match (self.opened(hash), self.index.get(hash).ok()?) {
-                    (Some(blob), _) => blob,
-                    (None, Some(record)) => self.insert(Blob::held(*hash, &record, self.clone())),
+                match self.open_known(hash).ok()? {
+                    Some(blob) => blob,
                     // It may be about to be known again.
-                    (None, None) => return (self.recovery.work() != Work::Rebuild).then_some(None),
+                    None => return (self.recovery.work() != Work::Rebuild).then_some(None),
                 }
             }
         };
@@ -228,10 +227,9 @@ impl Shared {
             None => {
                 claim::on_demand(self, hash, false)?;
                 let _structure = self.structure.read_recursive();
-                match (self.opened(hash), self.index.get(hash)?) {
-                    (Some(blob), _) => blob,
-                    (None, Some(record)) => self.insert(Blob::held(*hash, &record, self.clone())),
-                    (None, None) => return Ok(None),
+                match self.open_known(hash)? {
+                    Some(blob) => blob,
+                    None => return Ok(None),
                 }
             }
         }))
@@ -248,10 +246,9 @@ impl Shared {
                 // Writing to it removes what lies there.
                 claim::on_demand(self, &hash, true)?;
                 let _structure = self.structure.read_recursive();
-                match (self.opened(&hash), self.index.get(&hash)?) {
-                    (Some(blob), _) => blob,
-                    (None, Some(record)) => self.insert(Blob::held(hash, &record, self.clone())),
-                    (None, None) => self.insert(Blob::empty(hash, size, self.clone())),
+                match self.open_known(&hash)? {
+                    Some(blob) => blob,
+                    None => self.insert(Blob::empty(hash, size, self.clone())),
                 }
             }
         };
@@ -290,6 +287,15 @@ impl Shared {
             }
         }
         Ok((bytes.saturating_sub(known_bytes), blobs.saturating_sub(known_blobs)))
+    }
+
+    /// The handle of a blob that somebody has open or that the index knows. The caller holds `structure`.
+    fn open_known(self: &Arc<Self>, hash: &ContentHash) -> Result<Option<Arc<Blob>>, StoreError> {
+        Ok(match (self.opened(hash), self.index.get(hash)?) {
+            (Some(blob), _) => Some(blob),
+            (None, Some(record)) => Some(self.insert(Blob::held(*hash, &record, self.clone()))),
+            (None, None) => None,
+        })
     }
 
     /// Makes `blob` the handle, unless there is one by now.

@@ -83,10 +83,9 @@ impl Blob {
 
     /// The files, open for writing and with one writer more; made if there are none.
     pub(super) fn begin_write(&self) -> Result<Arc<Files>, StoreError> {
+        let outboard = self.outboard_charge();
         loop {
-            let outboard = self.outboard_charge();
-            let writable = self.join_writers();
-            if let Some(files) = writable {
+            if let Some(files) = self.join_writers() {
                 return Ok(files);
             }
             self.shared.reserve(outboard)?;

@@ -280,7 +280,7 @@ impl Engine {
             asked = window.end;
             let left = RangeSet::from_iter(std::iter::once(done..end));
             self.shared.want(hash, None, left, priority, false).await?;
-            if !self.shared.store.blob(&hash).ok().flatten().is_some_and(|blob| blob.has(done..end)) {
+            if !self.shared.blob(hash).await.is_some_and(|blob| blob.has(done..end)) {
                 // The store does not take it. There is no use in fetching the rest.
                 break;
             }
@@ -303,13 +303,13 @@ impl Engine {
         for (start, end) in groups.iter().map(|(start, end)| (*start, count.min(*end))) {
             for at in (start..end).step_by(step as usize) {
                 let part = at..end.min(at + step);
-                let blob = || self.shared.store.blob(&hash).ok().flatten();
-                let missing = blob().map_or_else(|| vec![part.clone()], |blob| blob.missing(part.clone()));
+                let missing =
+                    self.shared.blob(hash).await.map_or_else(|| vec![part.clone()], |blob| blob.missing(part.clone()));
                 if missing.is_empty() {
                     continue;
                 }
                 self.shared.want(hash, None, missing.into_iter().collect(), Priority::Scrub, false).await?;
-                if !blob().is_some_and(|blob| blob.has(part)) {
+                if !self.shared.blob(hash).await.is_some_and(|blob| blob.has(part)) {
                     return Ok(());
                 }
             }

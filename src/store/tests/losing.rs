@@ -5,13 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::store::import::{Source, stage};
 use crate::store::{Origin, PinOutcome};
-
-fn add(store: &Store, dir: &Path, sample: &Sample) {
-    let staged = stage(dir, Source::Stream(&mut sample.content.as_slice()), &|_| {}).unwrap();
-    store.adopt(staged.blob()).unwrap();
-}
 
 #[test]
 fn what_is_found_of_files_says_nothing_of_those_that_have_taken_their_place() {

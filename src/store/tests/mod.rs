@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::{BlobRange, ContentHash};
 use crate::metrics::Metrics;
+use crate::store::import::{Source, stage};
 use crate::store::{Blob, Config, Store, StoreError};
 use crate::verify::{GROUP_LEN, Proof, build_outboard, bytes_of, group_count, proof_runs};
 
@@ -82,6 +83,12 @@ impl Sample {
         let blob = store.blob(&self.hash)?.ok_or(StoreError::NotHeld { hash: self.hash, groups: self.all() })?;
         Ok(blob.read(BlobRange::new(0, u64::MAX))? == self.content)
     }
+}
+
+/// Adds `sample` to the store in `dir`.
+fn add(store: &Store, dir: &Path, sample: &Sample) {
+    let staged = stage(dir, Source::Stream(&mut sample.content.as_slice()), &|_| {}).unwrap();
+    store.adopt(staged.blob()).unwrap();
 }
 
 /// What is kept for the index of a small store, in bytes.

@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::store::import::{Source, stage};
 use crate::store::recovery::Work;
 use crate::store::sweep::sweep_shard;
 use crate::store::{Origin, PinOutcome, claim};
@@ -19,11 +18,6 @@ struct Filled {
     large: Sample,
     partial: Sample,
     added: Sample,
-}
-
-fn add(store: &Store, dir: &Path, sample: &Sample) {
-    let staged = stage(dir, Source::Stream(&mut sample.content.as_slice()), &|_| {}).unwrap();
-    store.adopt(staged.blob()).unwrap();
 }
 
 fn filled() -> Filled {

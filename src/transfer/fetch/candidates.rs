@@ -55,8 +55,6 @@ struct Candidate {
     not_before: Option<Instant>,
     /// When it was seen last to have more than before.
     grew_at: Option<Instant>,
-    /// It was counted on to fetch something, and did not in time.
-    let_down: bool,
 }
 
 impl Candidate {
@@ -69,7 +67,7 @@ impl Candidate {
 
     /// Whether it fetches the blob, too, as far as is known.
     fn is_in_swarm(&self, now: Instant) -> bool {
-        self.has.is_some() && !self.let_down && self.grew_at.is_some_and(|at| now - at < SWARM_MEMORY)
+        self.has.is_some() && self.grew_at.is_some_and(|at| now - at < SWARM_MEMORY)
     }
 
     /// Takes note that it does not have `groups`. True if nothing is left that it could have.
@@ -161,7 +159,6 @@ impl Candidates {
                         busy: 0,
                         not_before: None,
                         grew_at: self.had_none.contains(&index).then(Instant::now),
-                        let_down: self.let_down.contains(&index),
                     }),
                 }
             }
@@ -206,20 +203,21 @@ impl Candidates {
 
     /// Whether any of them fetches the blob, too.
     pub fn is_swarm(&self, now: Instant) -> bool {
-        self.usable.iter().any(|candidate| candidate.is_in_swarm(now))
+        self.in_swarm(now).next().is_some()
     }
 
     /// Those who fetch the blob, too: index and id.
     pub fn swarm(&self, now: Instant) -> impl Iterator<Item = (usize, PeerId)> {
-        let fetching = self.usable.iter().filter(move |candidate| candidate.is_in_swarm(now));
-        fetching.filter_map(|candidate| Some((candidate.index, candidate.peer.id()?)))
+        self.in_swarm(now).filter_map(|candidate| Some((candidate.index, candidate.peer.id()?)))
+    }
+
+    fn in_swarm(&self, now: Instant) -> impl Iterator<Item = &Candidate> {
+        let counts = move |candidate: &&Candidate| !self.let_down.contains(&candidate.index);
+        self.usable.iter().filter(move |candidate| candidate.is_in_swarm(now)).filter(counts)
     }
 
     /// The one with index `index` was counted on in vain.
     pub fn note_let_down(&mut self, index: usize) {
-        if let Some(candidate) = self.usable.iter_mut().find(|candidate| candidate.index == index) {
-            candidate.let_down = true;
-        }
         if !self.let_down.contains(&index) {
             self.let_down.push(index);
         }

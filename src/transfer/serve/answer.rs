@@ -125,7 +125,8 @@ struct Reply {
 }
 
 /// Reads what a reply begins with, the first of its content into `buffer`, which has room for as much
-/// as was asked for and another group, up to a segment; what is sent at a time has `slice` bytes. `None`: this node has not got it, or not in good order.
+/// as was asked for and another group, up to a segment; what is sent at a time has `slice` bytes. `None`: this node has not got it,
+/// or not in good order.
 fn prepare(
     blob: Result<Option<Arc<Blob>>, StoreError>,
     request: &Request,
