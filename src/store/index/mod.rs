@@ -1,17 +1,20 @@
 //! The index: what is held, by hash, by have-key and by last use. A database of its own (redb), so
 //! that opening it costs the same however many blobs there are.
 
+mod last_commit;
+
 use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
+use self::last_commit::{LastCommit, Tables};
 use super::StoreError;
 use super::error::{index_error, io_error};
 use super::record::Record;
@@ -42,7 +45,7 @@ const REBUILT: &str = "rebuilt";
 /// The open index. A commit that fails closes the database, and so does damage, which also sets the
 /// file aside; whatever comes next opens it again.
 pub(super) struct Index {
-    path: PathBuf,
+    path: Arc<Path>,
     /// It is not at `path`, nor in any file.
     in_memory: bool,
     database: RwLock<Opened>,
@@ -54,6 +57,7 @@ pub(super) struct Index {
 #[derive(Default)]
 struct Opened {
     database: Option<Database>,
+    last_commit: LastCommit,
     /// How many times it has been opened.
     times: u64,
 }
@@ -77,7 +81,7 @@ impl Index {
     }
 
     fn new(path: &Path, in_memory: bool, made: Box<dyn Fn() + Send + Sync>) -> Result<Self, StoreError> {
-        let index = Self { path: path.to_owned(), in_memory, database: RwLock::default(), made };
+        let index = Self { path: path.into(), in_memory, database: RwLock::default(), made };
         let result = index.reopen(&mut index.database.write());
         result.map(|()| index)
     }
@@ -92,7 +96,11 @@ impl Index {
 
     /// Runs `change` in one durable transaction; an error undoes it.
     pub fn write<T>(&self, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        self.with_database(|database| write(database, change))
+        self.with_opened(|database, last_commit| {
+            let written = write(database, change);
+            last_commit.forget();
+            written
+        })
     }
 
     /// What all records are charged for, and how many there are.
@@ -106,10 +114,7 @@ impl Index {
 
     /// The record of `hash`.
     pub fn get(&self, hash: &ContentHash) -> Result<Option<Record>, StoreError> {
-        self.with_database(|database| {
-            let table = database.begin_read()?.open_table(BLOBS)?;
-            table.get(hash.as_bytes())?.map(|value| decode(value.value())).transpose()
-        })
+        self.with_tables(|tables| tables.blobs.get(hash.as_bytes())?.map(|value| decode(value.value())).transpose())
     }
 
     /// What the records together are charged for that may be evicted and that `in_use` does not name; it
@@ -134,10 +139,7 @@ impl Index {
 
     /// The hash that `key` is the have-key of.
     pub fn find(&self, key: &HaveKey) -> Result<Option<ContentHash>, StoreError> {
-        self.with_database(|database| {
-            let table = database.begin_read()?.open_table(HAVE)?;
-            Ok(table.get(&key.0)?.map(|value| ContentHash::from_bytes(*value.value())))
-        })
+        self.with_tables(|tables| Ok(tables.have.get(&key.0)?.map(|value| ContentHash::from_bytes(*value.value()))))
     }
 
     /// Up to `limit` complete blobs with their sizes, by hash, beginning after `after`.
@@ -173,9 +175,22 @@ impl Index {
         })
     }
 
-    /// What `work` makes of the database. After a failure of the disk the database refuses everything
-    /// until it has been opened again: it is closed, so that the next call does that.
+    /// What `work` makes of the tables as they were at the last commit.
+    fn with_tables<T>(&self, work: impl FnOnce(&Tables) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        self.with_opened(|database, last_commit| last_commit.read(database, work))
+    }
+
+    /// What `work` makes of the database.
     fn with_database<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        self.with_opened(|database, _| work(database))
+    }
+
+    /// The same. After a failure of the disk the database refuses everything until it has been opened again: it is
+    /// closed, so that the next call does that.
+    fn with_opened<T>(
+        &self,
+        work: impl FnOnce(&Database, &LastCommit) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let mut opened = self.database.read();
         if opened.database.is_none() {
             drop(opened);
@@ -187,13 +202,14 @@ impl Index {
         }
         let times = opened.times;
         let database = opened.database.as_ref().expect("it was opened while nobody else could close it");
-        let result = caught(&self.path, || work(database)).map_err(|error| index_error(&self.path, error));
+        let result =
+            caught(&self.path, || work(database, &opened.last_commit)).map_err(|error| index_error(&self.path, error));
         drop(opened);
         if let Err(StoreError::Index { .. } | StoreError::IndexDamaged { .. }) = &result {
             let mut opened = self.database.write();
             // Somebody may have opened it again meanwhile.
             if opened.times == times && opened.database.is_some() {
-                close(&mut opened.database);
+                close(&mut opened);
                 if let Err(StoreError::IndexDamaged { source, .. }) = &result {
                     self.set_aside(source)?;
                 }
@@ -208,7 +224,7 @@ impl Index {
             error => Err(error),
         });
         let (opened, is_rebuilt) = opened?;
-        *closed = Opened { database: Some(opened), times: closed.times + 1 };
+        *closed = Opened { database: Some(opened), last_commit: LastCommit::default(), times: closed.times + 1 };
         if !is_rebuilt {
             (self.made)();
         }
@@ -222,7 +238,7 @@ impl Index {
             builder.set_cache_size(CACHE_LEN);
             let database = match self.in_memory {
                 true => builder.create_with_backend(InMemoryBackend::new())?,
-                false => builder.create(&self.path)?,
+                false => builder.create(&*self.path)?,
             };
             let found = write(&database, |batch| match batch.number(VERSION)? {
                 0 => batch.numbers.insert(VERSION, FORMAT_VERSION).map(|_| (FORMAT_VERSION, false)).map_err(Into::into),
@@ -232,7 +248,7 @@ impl Index {
         });
         let (database, (found, is_rebuilt)) = opened.map_err(|error| index_error(&self.path, error))?;
         if found != FORMAT_VERSION {
-            return Err(StoreError::IndexVersion { path: self.path.clone(), found, known: FORMAT_VERSION });
+            return Err(StoreError::IndexVersion { path: self.path.to_path_buf(), found, known: FORMAT_VERSION });
         }
         Ok((database, is_rebuilt))
     }
@@ -262,7 +278,7 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        close(&mut self.database.get_mut().database);
+        close(self.database.get_mut());
     }
 }
 
@@ -287,7 +303,7 @@ fn aside_of(path: &Path) -> PathBuf {
 
 thread_local! {
     /// The index that this thread is working with.
-    static AT_WORK: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+    static AT_WORK: RefCell<Option<Arc<Path>>> = const { RefCell::new(None) };
 }
 
 /// Has an index set aside at the very moment when redb panics over it: what redb does while the panic unwinds
@@ -308,9 +324,9 @@ fn set_aside_on_panic() {
 }
 
 /// What `work` makes of the database at `path`. redb panics on some damage: that is an error like any other.
-fn caught<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+fn caught<T>(path: &Arc<Path>, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     set_aside_on_panic();
-    AT_WORK.set(Some(path.to_owned()));
+    AT_WORK.set(Some(path.clone()));
     // After a panic the database is closed, and nothing else that `work` could leave half done is used.
     let done = catch_unwind(AssertUnwindSafe(work));
     AT_WORK.set(None);
@@ -321,9 +337,12 @@ fn caught<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Resu
 }
 
 /// Closes the database, which may panic if it is damaged.
-fn close(database: &mut Option<Database>) {
-    let database = database.take();
-    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+fn close(opened: &mut Opened) {
+    let (database, last_commit) = (opened.database.take(), std::mem::take(&mut opened.last_commit));
+    // The tables first: a database that is being read is not closed at once.
+    let dropped =
+        catch_unwind(AssertUnwindSafe(|| drop(last_commit))).and(catch_unwind(AssertUnwindSafe(|| drop(database))));
+    if dropped.is_err() {
         tracing::warn!("the index could not be closed in order");
     }
 }
