@@ -31,7 +31,7 @@ use byhash::ids::{ContentHash, PeerSpec};
 use byhash::store::import::{Source, stage};
 use byhash::transfer::SEGMENT_LEN;
 use support::mounted::{Mounted, read};
-use support::{LANES, add, config, floor, median, pseudo_random, setting};
+use support::{LANES, add, config, floor, median, pseudo_random, set_aside, setting};
 
 /// Bytes of a small file: one group with its odd end.
 const SMALL_LEN: usize = 3000;
@@ -105,7 +105,7 @@ fn main() {
         let passed = mount.metric("opens_passed_through");
         println!("round {round}: opens passed through {passed}, streamed {}", mount.metric("opens_streamed"));
         drop(mount);
-        std::fs::remove_dir_all(&state).unwrap();
+        set_aside(&state);
     }
     println!("\nmedian of {rounds} rounds, {} MiB, {files} files of {SMALL_LEN} bytes", len >> 20);
     for ((name, unit), [plain, mount]) in names.iter().zip(units).zip(&rates) {

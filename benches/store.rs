@@ -24,7 +24,7 @@ use byhash::ids::ContentHash;
 use byhash::metrics::Metrics;
 use byhash::store::{Config, Store};
 use byhash::verify::{Proof, build_outboard};
-use support::{Served, median, pseudo_random, setting};
+use support::{Served, median, pseudo_random, set_aside, setting};
 use tokio::task::JoinSet;
 
 /// Bytes of a small file.
@@ -58,7 +58,7 @@ fn main() {
     if small > 0 {
         let files = small_files(&dir.path().join("files"), small);
         import(dir.path(), &files, small * SMALL_LEN, rounds);
-        std::fs::remove_dir_all(dir.path().join("files")).unwrap();
+        set_aside(&dir.path().join("files"));
         fetch_small(dir.path(), small, rounds);
     }
     if held > 0 {
@@ -112,13 +112,13 @@ fn import(dir: &Path, files: &[PathBuf], bytes: usize, rounds: usize) {
         run(&["cp", "-t", copy.to_str().unwrap()], files);
         sync();
         times[1].push(begun.elapsed().as_secs_f64());
-        std::fs::remove_dir_all(&copy).unwrap();
+        set_aside(&copy);
         sync();
         let program = env!("CARGO_BIN_EXE_byhash");
         times[2].push(
             run(&[program, "add", "--state", state.to_str().unwrap(), "--cache-size", "1TiB"], files).as_secs_f64(),
         );
-        std::fs::remove_dir_all(&state).unwrap();
+        set_aside(&state);
     }
     let [hash, copy, add] = times.each_ref().map(|times| median(times));
     println!("\nimport of {} files, {} MiB together, median of {rounds} rounds", files.len(), bytes >> 20);
@@ -141,7 +141,7 @@ fn fetch_small(dir: &Path, count: usize, rounds: usize) {
             small_files(&files, count);
             sync();
             plain.push(begun.elapsed().as_secs_f64());
-            std::fs::remove_dir_all(files).unwrap();
+            set_aside(&files);
             sync();
             let state = dir.join("fetching");
             let node = Served::start(&state, vec![holder.spec()]).await;
@@ -159,11 +159,11 @@ fn fetch_small(dir: &Path, count: usize, rounds: usize) {
             // Until all is durable.
             node.node.shutdown().await;
             fetched.push(begun.elapsed().as_secs_f64());
-            std::fs::remove_dir_all(state).unwrap();
+            set_aside(&state);
         }
         holder.node.shutdown().await;
     });
-    std::fs::remove_dir_all(dir.join("holder")).unwrap();
+    set_aside(&dir.join("holder"));
     let (plain, fetched) = (median(&plain), median(&fetched));
     println!("\nfetch of {count} blobs of {SMALL_LEN} bytes, {FETCHERS} at once, median of {rounds} rounds");
     println!("plain files    {plain:>8.2} s   {:>8.0} a second", count as f64 / plain);

@@ -38,7 +38,7 @@ use std::time::Duration;
 use content::Content;
 use readings::{Limit, Reading, STARTS};
 use report::Results;
-use support::{setting, touch_memory};
+use support::{set_aside, setting, touch_memory};
 use systems::System;
 
 fn main() {
@@ -72,7 +72,7 @@ fn main() {
                 println!("round {round}: {name:<22} {reading:<14} {figure:>9.0} {}", reading.unit());
                 results.note(name, reading, figure);
             });
-            std::fs::remove_dir_all(&state).unwrap();
+            set_aside(&state);
         }
     }
     drop(systems);
