@@ -47,6 +47,9 @@ impl Kept {
 
     /// Keeps `blob` as the one used last; returns those that are kept no more.
     fn push(&mut self, blob: &Arc<Blob>) -> Vec<Arc<Blob>> {
+        if self.blobs.get(&blob.hash()).is_some_and(|kept| Arc::ptr_eq(kept, blob)) {
+            return Vec::new();
+        }
         let mut gone = Vec::new();
         let mut taken = self.taken.fetch_add(descriptors(blob), Ordering::Relaxed) + descriptors(blob);
         let before = self.blobs.push(blob.hash(), blob.clone()).map(|(_, before)| before);
@@ -137,7 +140,7 @@ mod tests {
         let mut kept = Kept::new(taken, 3);
         let mut hashes_gone = |blob: &Arc<Blob>| kept.push(blob).iter().map(|blob| blob.hash()).collect::<Vec<_>>();
         assert!(hashes_gone(&a).is_empty() && hashes_gone(&b).is_empty() && hashes_gone(&c).is_empty());
-        assert_eq!(hashes_gone(&a), [a.hash()], "kept already, and now the one opened last");
+        assert!(hashes_gone(&a).is_empty(), "kept already, and now the one opened last");
         assert_eq!(hashes_gone(&large), [b.hash(), c.hash()], "two descriptors");
         assert_eq!(taken.load(Ordering::Relaxed), 3);
         let mut others = Kept::new(taken, 3);
