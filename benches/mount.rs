@@ -223,7 +223,7 @@ fn page_of_large(holder: &std::sync::Arc<Node>, home: &Path, dir: &Path, peer: &
         "a page of a cold blob of {} MiB: {} bytes on the wire, {} round trips, {:.1} ms",
         len >> 20,
         mount.metric("fetched_wire_bytes"),
-        mount.metric("exchanges_started"),
+        mount.metric("have_queries") + mount.metric("exchanges_started"),
         start.elapsed().as_secs_f64() * 1e3
     );
 }

@@ -287,7 +287,8 @@ async fn names_are_found_while_a_slow_link_is_full() {
     }
     assert_eq!(other.await.unwrap(), Ok(Err(FetchError::NotFound)));
     let carried = node.metrics.fetched_wire_bytes.get();
-    assert!(carried < 3 * MIB as u64, "{carried} bytes for {}", bytes.len());
+    // One exchange may have been doubled, as long as the link is not known to be what is slow.
+    assert!(carried < bytes.len() as u64 * 8 / 5, "{carried} bytes for {}", bytes.len());
 }
 
 #[tokio::test(start_paused = true)]
@@ -383,7 +384,7 @@ async fn how_fast_a_peer_was_is_known_after_a_restart() {
     let holder = TestNode::start(&network, 1, &[]);
     let bytes = content(3, 2 << 20);
     let hash = holder.hold(&bytes);
-    let node = TestNode::start(&network, 2, &[1, 9]);
+    let node = behind(Link::new(Duration::from_millis(5), 10_000_000), &network, 2, &[1, 9]);
     assert_eq!(node.holders.hints(), []);
     node.engine.fetch(hash, |_, _| {}).await.unwrap();
     let hints = node.holders.hints();

@@ -1,4 +1,5 @@
-//! Small blobs come with the answer to the question who has them: to whoever has proved to know their hashes.
+//! The ends of blobs, which are all of small ones, come with the answer to the question who has them: to whoever has
+//! proved to know their hashes.
 
 mod support;
 
@@ -11,7 +12,7 @@ use byhash::ids::{BlobRange, ContentHash, KnowledgeProof, LaneBinding};
 use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
 use byhash::transport::memory::{Fault, MemoryNetwork};
 use byhash::transport::{Acceptor, BoxLane, Dialer, read_message, write_message};
-use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, Message};
+use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, Message, end_len};
 use support::hostile::{self, VICES, Vice};
 use support::{TestNode, content, node_id};
 use tokio::io::AsyncReadExt;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 const GROUP: usize = 16 * 1024;
 
 #[tokio::test(start_paused = true)]
-async fn a_blob_of_one_group_comes_with_the_answer_and_a_larger_one_does_not() {
+async fn a_blob_of_one_group_comes_with_the_answer_and_of_a_larger_one_its_end_does() {
     let network = MemoryNetwork::new();
     let holder = TestNode::start(&network, 1, &[]);
     let node = TestNode::start(&network, 2, &[1]);
@@ -29,8 +30,10 @@ async fn a_blob_of_one_group_comes_with_the_answer_and_a_larger_one_does_not() {
         let bytes = content(size as u64, size);
         let hash = holder.hold(&bytes);
         let exchanges = node.metrics.exchanges_started.get();
+        assert_eq!(node.engine.size(hash).await.unwrap(), size as u64);
+        assert_eq!(node.metrics.exchanges_started.get(), exchanges, "the size of {size} bytes came with the answer");
         assert!(node.read(hash, 1 << 20).await.unwrap() == bytes, "{size}");
-        came += u64::from(is_small);
+        came += 1;
         assert_eq!(node.metrics.came_with_answer.get(), came, "{size}");
         assert_eq!(holder.metrics.served_with_answer.get(), came, "{size}");
         assert_eq!(node.metrics.exchanges_started.get() == exchanges, is_small, "{size}");
@@ -124,29 +127,33 @@ async fn ask(lane: &mut BoxLane, questions: Vec<HaveQuestion>) -> Vec<HaveAnswer
 async fn who_has_only_heard_the_question_gets_no_content() {
     let network = MemoryNetwork::new();
     let holder = TestNode::start(&network, 1, &[]);
-    let bytes = content(1, 5000);
-    let hash = holder.hold(&bytes);
-    let (mut lane, other) = (self::lane(&network).await, self::lane(&network).await);
-    let proofs = [
-        None,
-        // Heard on another lane.
-        Some(hash.knowledge_proof(other.binding())),
-        Some(hash.knowledge_proof(&LaneBinding([9; 32]))),
-        // Made from what the question shows.
-        Some(ContentHash::from_bytes(hash.have_key().0).knowledge_proof(lane.binding())),
-        Some(KnowledgeProof([0; KnowledgeProof::LEN])),
-    ];
-    for proof in proofs {
+    for size in [5000, 100_000] {
+        let bytes = content(1, size);
+        let hash = holder.hold(&bytes);
+        let served = holder.metrics.served_bytes.get();
+        let (mut lane, other) = (self::lane(&network).await, self::lane(&network).await);
+        let proofs = [
+            None,
+            // Heard on another lane.
+            Some(hash.knowledge_proof(other.binding())),
+            Some(hash.knowledge_proof(&LaneBinding([9; 32]))),
+            // Made from what the question shows.
+            Some(ContentHash::from_bytes(hash.have_key().0).knowledge_proof(lane.binding())),
+            Some(KnowledgeProof([0; KnowledgeProof::LEN])),
+        ];
+        for proof in proofs {
+            let answers = ask(&mut lane, vec![HaveQuestion { key: hash.have_key(), proof }]).await;
+            assert_eq!(answers, [HaveAnswer::Complete], "{proof:?}");
+        }
+        assert_eq!(holder.metrics.served_bytes.get(), served);
+        let proof = Some(hash.knowledge_proof(lane.binding()));
         let answers = ask(&mut lane, vec![HaveQuestion { key: hash.have_key(), proof }]).await;
-        assert_eq!(answers, [HaveAnswer::Complete], "{proof:?}");
+        assert_eq!(answers, [HaveAnswer::WithEnd { size: size as u64 }]);
+        let mut sent = vec![0; end_len(size as u64)];
+        lane.read_exact(&mut sent).await.unwrap();
+        let last = (size - 1) / GROUP * GROUP;
+        assert!(sent.ends_with(&bytes[last..]));
     }
-    assert_eq!(holder.metrics.served_bytes.get(), 0);
-    let proof = Some(hash.knowledge_proof(lane.binding()));
-    let answers = ask(&mut lane, vec![HaveQuestion { key: hash.have_key(), proof }]).await;
-    assert_eq!(answers, [HaveAnswer::Content { len: 5000 }]);
-    let mut sent = vec![0; 5000];
-    lane.read_exact(&mut sent).await.unwrap();
-    assert!(sent == bytes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,9 +166,8 @@ async fn no_more_goes_with_an_answer_than_may() {
     let question =
         |hash: &ContentHash| HaveQuestion { key: hash.have_key(), proof: Some(hash.knowledge_proof(&binding)) };
     let answers = ask(&mut lane, hashes.iter().map(question).collect()).await;
-    let with = HaveAnswer::Content { len: GROUP as u32 };
-    assert_eq!(answers[..4], [const { HaveAnswer::Content { len: GROUP as u32 } }; 4]);
-    assert_eq!(answers[4..], [HaveAnswer::Complete, HaveAnswer::Complete], "{with:?}");
+    assert_eq!(answers[..4], [const { HaveAnswer::WithEnd { size: GROUP as u64 } }; 4]);
+    assert_eq!(answers[4..], [HaveAnswer::Complete, HaveAnswer::Complete]);
     let mut sent = vec![0; 4 * GROUP];
     lane.read_exact(&mut sent).await.unwrap();
     for (seed, part) in sent.chunks(GROUP).enumerate() {
@@ -176,16 +182,17 @@ async fn no_more_goes_with_an_answer_than_may() {
 #[tokio::test(start_paused = true)]
 async fn whatever_one_sends_with_its_answer_the_bytes_are_right_or_another_s() {
     for &vice in VICES {
-        for size in [1, 5000, GROUP] {
+        for size in [1, 5000, GROUP, GROUP + 1, 300_000, 3_000_000] {
             let network = MemoryNetwork::new();
             let bytes = content(7, size);
             hostile::start(&network, 1, &bytes, vice);
             let node = TestNode::start(&network, 3, &[1]);
             let hash = ContentHash::of(&bytes);
-            match node.read_each_within(hash, 4096, Duration::from_secs(32)).await {
+            match node.read_each_within(hash, 1 << 20, Duration::from_secs(32)).await {
                 Some(Ok(read)) => assert!(read == bytes, "{vice:?}: wrong bytes came through"),
                 Some(Err(error)) => {
-                    let wrong = matches!(vice, Vice::FlipsByte(_) | Vice::ClaimsLess(_)) && size > 1;
+                    let wrong = matches!(vice, Vice::FlipsByte(_) | Vice::ClaimsLess(_)) && (2..=GROUP).contains(&size)
+                        || vice == Vice::FlipsEnd(0);
                     assert!(!wrong || error == FetchError::WrongBytes, "{vice:?}, {size}: {error:?}");
                 }
                 None => panic!("{vice:?}, {size}: no answer"),
@@ -196,10 +203,10 @@ async fn whatever_one_sends_with_its_answer_the_bytes_are_right_or_another_s() {
             let node = TestNode::start(&network, 4, &[1, 2]);
             honest.hold(&bytes);
             let start = Instant::now();
-            let read = node.read(hash, 4096).await;
+            let read = node.read(hash, 1 << 20).await;
             assert!(read.as_ref().is_ok_and(|read| *read == bytes), "{vice:?}, {size}: {read:?}");
             assert!(start.elapsed() < Duration::from_secs(10), "{vice:?}, {size} took {:?}", start.elapsed());
-            if vice == Vice::FlipsByte(0) {
+            if vice == Vice::FlipsByte(0) && size <= GROUP || vice == Vice::FlipsEnd(0) {
                 assert_eq!(node.metrics.wrong_bytes.get(), 1, "it is not asked again");
             }
             node.assert_at_rest().await;
@@ -232,7 +239,7 @@ async fn what_was_not_asked_for_is_no_answer() {
     let mut findings = node.holders.survey(ContentHash::of(&bytes), None);
     assert!(matches!(findings.recv().await, Some(Finding::Unreachable(0))));
     let mut findings = node.holders.survey(ContentHash::of(&bytes), Some(0));
-    assert!(matches!(findings.recv().await, Some(Finding::Content(0, content)) if content == bytes));
+    assert!(matches!(findings.recv().await, Some(Finding::WithEnd(0, end)) if end.size == 5000 && end.bytes == bytes));
 }
 
 #[tokio::test(start_paused = true)]

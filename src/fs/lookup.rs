@@ -12,8 +12,9 @@ use crate::transfer::{BlobState, BoxFuture, FetchError};
 /// asked for it by then, and keep the question going.
 const HANDOVER: Duration = Duration::from_millis(200);
 
-/// What the first exchange brings whole, in bytes: such a blob is here when its size is known.
-const FIRST_EXCHANGE_LEN: u64 = 64 * 1024;
+/// The largest blob, in bytes, that a lookup fetches before it answers, so that its first open is passed through. One
+/// of a group comes with its size, the others take a round trip more.
+const MAX_FETCHED_AT_LOOKUP: u64 = 64 * 1024;
 
 /// The largest blob, in bytes, that a lookup reads and checks before it answers: some milliseconds from
 /// a disk, and well below the deadline from a slow one.
@@ -110,8 +111,8 @@ impl Filesystem {
         };
         match answer {
             Ok(size) => {
-                if size <= FIRST_EXCHANGE_LEN && self.passes_through() {
-                    // It has come with its size, and is being written. Whatever becomes of it, it is there.
+                if size <= MAX_FETCHED_AT_LOOKUP && self.passes_through() {
+                    // Whatever becomes of it, the name is there.
                     let _ = timeout_at(end, self.source.make_whole(hash)).await;
                 }
                 Ok(self.found(hash, size))

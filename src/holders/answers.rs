@@ -70,7 +70,7 @@ impl Answers {
         let mut inner = self.0.lock();
         let answer = inner.by_blob.get(hash)?.iter().find(|answer| answer.peer == peer)?;
         let ttl = match answer.said {
-            HaveAnswer::Complete | HaveAnswer::Content { .. } => COMPLETE_TTL,
+            HaveAnswer::Complete | HaveAnswer::WithEnd { .. } => COMPLETE_TTL,
             HaveAnswer::Partial { .. } => PARTIAL_TTL,
             HaveAnswer::None => NONE_TTL,
         };

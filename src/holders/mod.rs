@@ -18,6 +18,7 @@ mod survey;
 pub use lanes::{BULK_LANES, FAR_BULK_LANES, FAR_SMALL_LANES, LaneKind, PIECE_LEN, PooledLane};
 pub use log::Statement;
 pub use peer::{Peer, PeerSnapshot, PeerState};
+pub use questions::End;
 pub use survey::{Finding, Holders};
 
 use crate::transport::TransportError;

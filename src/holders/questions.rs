@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::ids::{ContentHash, LaneBinding};
 use crate::wire::{HaveAnswer, HaveQuestion, MAX_BLOB_GROUPS, MAX_HAVE_KEYS, MAX_HAVE_RANGES};
@@ -21,22 +22,32 @@ pub(super) enum NoAnswer {
 #[derive(Debug)]
 pub(super) struct Said {
     pub answer: HaveAnswer,
-    /// The whole blob, not verified yet.
-    pub content: Option<Bytes>,
+    pub end: Option<End>,
+}
+
+/// The end of a blob as a peer has sent it with its answer, not verified yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// The size that the blob has if it tells the truth, in bytes.
+    pub size: u64,
+    /// The proof of the last group, then that group: as many bytes as [`end_len`](crate::wire::end_len) says.
+    pub bytes: Bytes,
 }
 
 /// A question, and who waits for the answer.
 pub(super) struct Question {
     pub hash: ContentHash,
-    /// The blob is to come with the answer, if it is small.
-    pub wants_content: bool,
+    /// The end of the blob is to come with the answer.
+    pub wants_end: bool,
+    /// When it was added to those to be sent.
+    pub added: Instant,
     pub reply: oneshot::Sender<Result<Said, NoAnswer>>,
 }
 
 impl Question {
     /// As it is put on the lane that `binding` stands for.
     pub fn on_lane(&self, binding: &LaneBinding) -> HaveQuestion {
-        let proof = self.wants_content.then(|| self.hash.knowledge_proof(binding));
+        let proof = self.wants_end.then(|| self.hash.knowledge_proof(binding));
         HaveQuestion { key: self.hash.have_key(), proof }
     }
 }
@@ -49,14 +60,14 @@ pub(super) struct Questions {
 
 impl Questions {
     /// Adds one to what is sent next.
-    pub fn add(&self, hash: ContentHash, wants_content: bool) -> oneshot::Receiver<Result<Said, NoAnswer>> {
+    pub fn add(&self, hash: ContentHash, wants_end: bool) -> oneshot::Receiver<Result<Said, NoAnswer>> {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         if waiting.len() == waiting.capacity() {
             // Those of a peer that cannot be reached are never sent.
             waiting.retain(|question| !question.reply.is_closed());
         }
-        waiting.push(Question { hash, wants_content, reply });
+        waiting.push(Question { hash, wants_end, added: Instant::now(), reply });
         answer
     }
 
@@ -76,7 +87,7 @@ pub(super) fn open_ended(answers: &mut [HaveAnswer]) {
         .iter_mut()
         .filter_map(|answer| match answer {
             HaveAnswer::Partial { ranges } => Some(ranges),
-            HaveAnswer::None | HaveAnswer::Complete | HaveAnswer::Content { .. } => None,
+            HaveAnswer::None | HaveAnswer::Complete | HaveAnswer::WithEnd { .. } => None,
         })
         .filter(|ranges| !ranges.is_empty())
         .collect();

@@ -14,12 +14,12 @@ use super::hints::PeerHint;
 use super::lanes::{LaneKind, PooledLane};
 use super::log::{Statement, StatementLog};
 use super::peer::{MAX_BACKOFF, Peer};
-use super::questions::{NoAnswer, Question, Said, open_ended};
+use super::questions::{End, NoAnswer, Question, Said, open_ended};
 use super::{PeerError, PeerSnapshot};
 use crate::ids::{ContentHash, LaneBinding, PeerId, PeerSpec, Priority};
 use crate::metrics::Metrics;
 use crate::transport::{BoxLane, Dialer, read_message, write_message};
-use crate::wire::{GROUP_LEN, Have, HaveAnswer, HaveReply, MAX_HAVE_CONTENT, Message};
+use crate::wire::{GROUP_LEN, Have, HaveAnswer, HaveReply, MAX_HAVE_CONTENT, Message, end_len};
 
 /// How long one peer may take to answer a have-query, dialling included. Below the two seconds a
 /// name lookup may take, so that what the others said is still of use.
@@ -38,6 +38,13 @@ const CONTENT_ROUND_TRIPS: u32 = 4;
 /// How long all of it may take; what has not come then has to be asked for.
 const CONTENT_DEADLINE: Duration = Duration::from_secs(1);
 
+/// How long what goes with an answer has to take for the peer's speed to be told from it: little more than one read may
+/// have been on its way already.
+const MIN_MEASURED: Duration = Duration::from_millis(20);
+
+/// How long before [`ANSWER_DEADLINE`] what goes with an answer is given up.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+
 /// Bytes a second below which a peer is not asked to send anything with its answers: they might be late.
 const MIN_CONTENT_RATE: f64 = 4.0 * MAX_HAVE_CONTENT as f64;
 
@@ -50,8 +57,8 @@ const _: () = assert!(KEEPER_PERIOD.as_millis() < MAX_BACKOFF.as_millis());
 pub enum Finding {
     /// It has all of it, or the group ranges named.
     Has(usize, HaveAnswer),
-    /// It has all of it, and this is it, if it tells the truth.
-    Content(usize, Bytes),
+    /// It has all of it, and this is its end, if it tells the truth.
+    WithEnd(usize, End),
     /// It has none of it.
     HasNot(usize),
     /// It took the question and did not answer in time.
@@ -66,7 +73,7 @@ impl Finding {
     /// The index of the peer that it is about.
     pub fn index(&self) -> usize {
         match self {
-            Self::Has(index, _) | Self::Content(index, _) => *index,
+            Self::Has(index, _) | Self::WithEnd(index, _) => *index,
             Self::HasNot(index) | Self::Silent(index) | Self::Unreachable(index) | Self::Distrusted(index) => *index,
         }
     }
@@ -141,7 +148,7 @@ impl Holders {
         self.answers.some_part(hash)
     }
 
-    /// The peer that will probably be the first to send a small blob together with its answer: rather one that is
+    /// The peer that will probably be the first to send the end of a blob together with its answer: rather one that is
     /// connected. `None` if one has said already that it has `hash`, and can be sent a request at once.
     pub fn first_to_send(&self, hash: &ContentHash) -> Option<usize> {
         let mut first: Option<((bool, f64), usize)> = None;
@@ -162,8 +169,8 @@ impl Holders {
     }
 
     /// Asks every peer about `hash`; one finding a peer arrives on the returned channel, in the
-    /// order in which they come, remembered ones at once. `sender` is asked to send the blob with its answer,
-    /// if that is small. The channel then closes. Dropping the receiver ends the asking.
+    /// order in which they come, remembered ones at once. `sender` is asked to send the blob's end with its
+    /// answer. The channel then closes. Dropping the receiver ends the asking.
     pub fn survey(self: &Arc<Self>, hash: ContentHash, sender: Option<usize>) -> mpsc::Receiver<Finding> {
         let (findings, receiver) = mpsc::channel(self.peers.len().max(1));
         for index in 0..self.peers.len() {
@@ -183,9 +190,9 @@ impl Holders {
                 };
                 holders.log.note(hash, index, statement(&result));
                 let found = match result {
-                    Ok(Said { answer, content }) => {
+                    Ok(Said { answer, end }) => {
                         holders.answers.put(hash, index, answer.clone());
-                        content.map_or_else(|| finding(index, answer), |content| Finding::Content(index, content))
+                        end.map_or_else(|| finding(index, answer), |end| Finding::WithEnd(index, end))
                     }
                     Err(PeerError::Silent(_)) => Finding::Silent(index),
                     Err(error) => {
@@ -236,9 +243,9 @@ impl Holders {
     }
 
     /// Asks one peer, together with whatever else it is to be asked at the moment.
-    async fn ask(&self, index: usize, hash: ContentHash, wants_content: bool) -> Result<Said, PeerError> {
+    async fn ask(&self, index: usize, hash: ContentHash, wants_end: bool) -> Result<Said, PeerError> {
         let peer = &self.peers[index];
-        let mut answer = peer.questions.add(hash, wants_content);
+        let mut answer = peer.questions.add(hash, wants_end);
         let asked = async {
             tokio::select! {
                 biased;
@@ -311,45 +318,56 @@ async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>) {
     }
 }
 
-/// Passes answers on, and what comes behind them. A blob that does not come in time may still be asked for.
+/// Passes answers on, and what comes behind them. What does not come in time may still be asked for.
 async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answers: Vec<HaveAnswer>) {
     let mut sent = Vec::new();
     for (question, answer) in questions.into_iter().zip(answers) {
         match answer {
-            HaveAnswer::Content { len } => sent.push((question, len as usize)),
-            answer => drop(question.reply.send(Ok(Said { answer, content: None }))),
+            HaveAnswer::WithEnd { size } => sent.push((question, size)),
+            answer => drop(question.reply.send(Ok(Said { answer, end: None }))),
         }
     }
     let patience = MIN_CONTENT_PATIENCE.max(peer.round_trip().unwrap_or_default() * CONTENT_ROUND_TRIPS);
     let deadline = Instant::now() + CONTENT_DEADLINE;
     let mut lane = Some(lane);
-    for (question, len) in sent {
-        let mut content = None;
+    for (question, size) in sent {
+        let mut end = None;
         if let Some(open) = &mut lane {
-            match timeout_at(deadline, read_content(open.io(), len, patience)).await {
-                Ok(Some(bytes)) => content = Some(bytes),
+            let (start, len) = (Instant::now(), end_len(size));
+            // Who asked is to hear at least that the peer has it, in time.
+            let deadline = deadline.min(question.added + ANSWER_DEADLINE - ANSWER_MARGIN);
+            let bytes = read_content(open.io(), len, patience, deadline).await;
+            let (come, elapsed) = (bytes.len(), start.elapsed());
+            if come > 0 && elapsed >= MIN_MEASURED {
+                peer.note_rate(come as u64, elapsed);
+            }
+            if come == len {
+                end = Some(End { size, bytes });
+            } else {
                 // What is still to come would be taken for something else.
-                Ok(None) | Err(_) => lane = None,
+                lane = None;
             }
         }
-        let _ = question.reply.send(Ok(Said { answer: HaveAnswer::Complete, content }));
+        let _ = question.reply.send(Ok(Said { answer: HaveAnswer::Complete, end }));
     }
     if let Some(lane) = lane {
         lane.release();
     }
 }
 
-/// The next `len` bytes, which are a group at most; `None` if nothing comes of them for as long as `patience`.
-async fn read_content(lane: &mut BoxLane, len: usize, patience: Duration) -> Option<Bytes> {
+/// The next `len` bytes, which are few; fewer if nothing comes of them for as long as `patience`, or not all by
+/// `deadline`.
+async fn read_content(lane: &mut BoxLane, len: usize, patience: Duration, deadline: Instant) -> Bytes {
     let mut bytes = vec![0; len];
     let mut come = 0;
     while come < len {
-        match timeout(patience, lane.read(&mut bytes[come..])).await {
+        match timeout_at(deadline.min(Instant::now() + patience), lane.read(&mut bytes[come..])).await {
             Ok(Ok(more @ 1..)) => come += more,
-            _ => return None,
+            _ => break,
         }
     }
-    Some(bytes.into())
+    bytes.truncate(come);
+    bytes.into()
 }
 
 /// One message and its reply: as many answers as questions, and the lane, on which content may follow. A lane that
@@ -360,7 +378,7 @@ async fn put_in_one(
     questions: &[Question],
 ) -> Result<(Vec<HaveAnswer>, PooledLane), PeerError> {
     let is_answer = |(question, answer): (&Question, &HaveAnswer)| {
-        question.wants_content || !matches!(answer, HaveAnswer::Content { .. })
+        question.wants_end || !matches!(answer, HaveAnswer::WithEnd { .. })
     };
     let mut again = true;
     loop {
@@ -404,7 +422,7 @@ fn knows_what_it_claims(questions: &[Question], reply: &HaveReply, binding: &Lan
 
 fn statement(said: &Result<Said, PeerError>) -> Statement {
     match said.as_ref().map(|said| &said.answer) {
-        Ok(HaveAnswer::Complete | HaveAnswer::Content { .. }) => Statement::All,
+        Ok(HaveAnswer::Complete | HaveAnswer::WithEnd { .. }) => Statement::All,
         Ok(HaveAnswer::Partial { ranges }) => {
             Statement::Part { groups: ranges.iter().map(|(start, end)| end.saturating_sub(*start)).sum() }
         }

@@ -72,11 +72,11 @@ metrics! {
     exchanges_hedged, "1", "Requests sent because another made no progress.";
     exchanges_doubled, "1", "Requests sent near the end because another holder was much slower.";
     wrong_bytes, "1", "Replies in which a proof or a group did not verify.";
-    came_with_answer, "1", "Small blobs that came with the answer to a have-query.";
+    came_with_answer, "1", "Blobs whose end, which is all of a small one, came with the answer to a have-query.";
     have_queries, "1", "Have-queries sent to peers.";
     served_bytes, "bytes", "Content bytes sent to peers.";
     served_exchanges, "1", "Requests of peers answered with content.";
-    served_with_answer, "1", "Small blobs sent with the answer to a have-query.";
+    served_with_answer, "1", "Blobs whose end, which is all of a small one, was sent with the answer to a have-query.";
     served_not_found, "1", "Requests of peers answered with NotFound.";
     hostile_frames, "1", "Lanes closed because of a frame that breaks the protocol.";
     lanes_accepted, "1", "Lanes that peers opened and that were let in.";

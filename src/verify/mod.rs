@@ -26,8 +26,8 @@ mod vectors;
 pub use outboard::{OutboardBuilder, OutboardPiece, PIECE_LEN, build_outboard};
 pub use proof::Proof;
 pub use tree::{
-    OutboardRun, bytes_of, group_count, group_len, groups_from, groups_of, outboard_len, proof_len, proof_runs,
-    with_last_group,
+    OutboardRun, bytes_of, group_count, group_len, groups_from, groups_of, last_group, outboard_len, proof_len,
+    proof_runs, with_last_group,
 };
 
 /// Bytes in a group, the unit of verification; only the last group of a blob may be shorter.

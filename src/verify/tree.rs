@@ -43,10 +43,16 @@ pub fn bytes_of(size: u64, groups: &Range<u64>) -> BlobRange {
     BlobRange::new(groups.start.saturating_mul(GROUP_LEN), groups.end.saturating_mul(GROUP_LEN)).clip(size)
 }
 
+/// The last group of a blob of `size` bytes: its proof proves the size.
+pub fn last_group(size: u64) -> Range<u64> {
+    let count = group_count(size);
+    count - 1..count
+}
+
 /// The ranges of an exchange that asks for `wanted` and for the proof of the size: `wanted` and
 /// the last group, as one range where they touch. `wanted` must not be empty nor reach beyond the end.
 pub fn with_last_group(size: u64, wanted: Range<u64>) -> Vec<Range<u64>> {
-    let last = group_count(size) - 1;
+    let last = last_group(size).start;
     let touching = wanted.end >= last;
     let first = if touching { wanted.start..last + 1 } else { wanted };
     std::iter::once(first).chain((!touching).then_some(last..last + 1)).collect()

@@ -27,8 +27,8 @@ pub const MAX_HAVE_KEYS: usize = 256;
 /// The most ranges in one reply to a have-query, over all its answers.
 pub const MAX_HAVE_RANGES: usize = 256;
 
-/// The most content that may come with one reply to a have-query, in bytes: what a lane kept free of bulk carries
-/// in one go.
+/// The most that may come behind one reply to a have-query, in bytes: what a lane kept free of bulk carries in one
+/// go. The end of the longest blob fits.
 pub const MAX_HAVE_CONTENT: usize = 4 * GROUP_LEN as usize;
 
 /// The length of a [`HaveKey`](crate::ids::HaveKey), in bytes.
@@ -45,11 +45,9 @@ const _: () = assert!(1 + MAX_COUNT_LEN + MAX_HAVE_KEYS * MAX_QUESTION_LEN <= MA
 /// The longest reply to a have-query, in bytes: answers, ranges and proofs.
 const MAX_HAVE_REPLY_LEN: usize = 1
     + 2 * MAX_COUNT_LEN
-    + MAX_HAVE_KEYS * (2 * MAX_COUNT_LEN + KnowledgeProof::LEN)
+    + MAX_HAVE_KEYS * (MAX_COUNT_LEN + MAX_U64_LEN + KnowledgeProof::LEN)
     + MAX_HAVE_RANGES * 2 * MAX_U64_LEN;
 const _: () = assert!(MAX_HAVE_REPLY_LEN <= MAX_FRAME_LEN);
-// An answer takes no more than two counts: its variant and the length of a group, of three bytes.
-const _: () = assert!(GROUP_LEN < 1 << 21);
 const _: () = assert!(MAX_FRAME_LEN <= u32::MAX as usize);
 const _: () = assert!(MAX_RANGE_LEN.is_multiple_of(GROUP_LEN) && MAX_RANGE_LEN >= GROUP_LEN);
 const _: () = assert!(MAX_BLOB_LEN.is_multiple_of(GROUP_LEN) && MAX_BLOB_LEN >= MAX_RANGE_LEN);

@@ -8,6 +8,7 @@ use super::limits::{
     GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_HAVE_CONTENT, MAX_HAVE_KEYS, MAX_HAVE_RANGES, MAX_RANGE_LEN, VERSION,
 };
 use crate::ids::{BlobRange, ContentHash, HaveKey, KnowledgeProof, TransferId};
+use crate::verify::{group_len, last_group, proof_len};
 
 /// Message 1, the first in each direction. Its layout is the same in every version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,11 +83,12 @@ pub enum HaveAnswer {
         #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_RANGES>")]
         ranges: Vec<(u64, u64)>,
     },
-    /// All of it, and so many bytes, which are that, come behind this frame: 1 to [`GROUP_LEN`] of one blob, and
-    /// [`MAX_HAVE_CONTENT`] at most over all answers of a reply.
-    Content {
-        /// The size of the blob in bytes: a claim until its bytes match the hash.
-        len: u32,
+    /// All of it, and its end, which proves the size, comes behind this frame: the proof of the last group, then
+    /// that group, [`end_len`] bytes together and [`MAX_HAVE_CONTENT`] at most over all answers of a reply. Of a blob
+    /// of one group that is all of it, without a proof.
+    WithEnd {
+        /// The size of the blob in bytes, not 0, at most [`MAX_BLOB_LEN`]: a claim until its end matches the hash.
+        size: u64,
     },
 }
 
@@ -200,6 +202,13 @@ impl Message {
     }
 }
 
+/// The bytes that come behind a [`HaveAnswer::WithEnd`] for a blob of `size` bytes: at most a group and
+/// [`MAX_DEPTH`](crate::verify::MAX_DEPTH) nodes.
+pub fn end_len(size: u64) -> usize {
+    let last = last_group(size);
+    proof_len(size, std::slice::from_ref(&last)) + group_len(size, last.start)
+}
+
 fn check_answers(answers: &[HaveAnswer]) -> Result<(), &'static str> {
     if answers.is_empty() || answers.len() > MAX_HAVE_KEYS {
         return Err("a have-reply has an answer for each key");
@@ -209,10 +218,13 @@ fn check_answers(answers: &[HaveAnswer]) -> Result<(), &'static str> {
         let ranges = match answer {
             HaveAnswer::None | HaveAnswer::Complete => continue,
             HaveAnswer::Partial { ranges } => ranges,
-            HaveAnswer::Content { len } => {
-                content += *len as usize;
-                if *len == 0 || u64::from(*len) > GROUP_LEN || content > MAX_HAVE_CONTENT {
-                    return Err("content that comes with an answer is one group, and not much in all");
+            HaveAnswer::WithEnd { size } => {
+                if *size == 0 || *size > MAX_BLOB_LEN {
+                    return Err("what comes with an answer is the end of a blob");
+                }
+                content += end_len(*size);
+                if content > MAX_HAVE_CONTENT {
+                    return Err("what comes with answers is not much in all");
                 }
                 continue;
             }

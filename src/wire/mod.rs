@@ -9,8 +9,8 @@
 //! # Goals
 //!
 //! * A requester gets any range of a blob from anyone who has it, and can check it on its own.
-//! * A blob of one group is had in one round trip, the question who has it included; another small one of
-//!   unknown size in one more.
+//! * A blob of one group is had in one round trip, the question who has it included, and so is the size of any other;
+//!   what is wanted of that takes one more.
 //! * Asking who has a blob does not give the blob's hash (which is the right to read it) away.
 //! * A hostile peer can make this node allocate no more than one frame, and break no invariant:
 //!   every limit is checked while a message is decoded, so that the code above need not.
@@ -29,7 +29,7 @@
 //! | number | message | sent by | answer |
 //! | --- | --- | --- | --- |
 //! | 1 | [`Hello`] | the dialler, first of all | [`Hello`] or [`Refused`] |
-//! | 2 | [`Have`] | the requester | [`HaveReply`] and small blobs, [`Refused`] |
+//! | 2 | [`Have`] | the requester | [`HaveReply`] and ends of blobs, [`Refused`] |
 //! | 3 | [`HaveReply`] | the holder | |
 //! | 4 | [`Request`] | the requester | [`Found`] and a body, [`NotFound`], [`Busy`], [`Refused`] |
 //! | 5 | [`Found`] | the holder | |
@@ -40,7 +40,7 @@
 //! The body that follows [`Found`] is not framed: first the proof, then the content, of lengths
 //! that both sides compute from the request and `total_len`.
 //!
-//! Behind a [`HaveReply`] follow the blobs that it says come with it, in the order of its answers, not framed either.
+//! Behind a [`HaveReply`] follow the ends that it says come with it, in the order of its answers, not framed either.
 //! They are sent only to a requester that has proved to know their hashes, on this very lane: a question alone may
 //! have been heard by anyone who was asked it.
 //!
@@ -62,5 +62,7 @@ pub use limits::{
     FRAME_PREFIX_LEN, GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_FRAME_LEN, MAX_HAVE_CONTENT, MAX_HAVE_KEYS,
     MAX_HAVE_RANGES, MAX_RANGE_LEN, VERSION,
 };
-pub use message::{Busy, Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, Message, NotFound, Refused, Request};
+pub use message::{
+    Busy, Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, Message, NotFound, Refused, Request, end_len,
+};
 pub use reason::RefusedReason;

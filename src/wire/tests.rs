@@ -78,7 +78,7 @@ fn the_bytes_of_every_message_are_these() {
     let partial = HaveAnswer::Partial { ranges: vec![(0, 1), (3, 300)] };
     pin(
         Message::HaveReply(HaveReply {
-            answers: vec![HaveAnswer::None, HaveAnswer::Complete, partial, HaveAnswer::Content { len: 16384 }],
+            answers: vec![HaveAnswer::None, HaveAnswer::Complete, partial, HaveAnswer::WithEnd { size: 16384 }],
             proofs: [4, 5, 6].map(|byte| KnowledgeProof([byte; KnowledgeProof::LEN])).into(),
         }),
         &format!(
@@ -219,12 +219,12 @@ fn fields_out_of_bounds_are_refused() {
     // Each answer is within the limit, the two together are not.
     let many: Vec<_> = (0..200).map(|i| (2 * i, 2 * i + 1)).collect();
     breaks_a_rule(3, &reply(vec![partial(&many), partial(&many)]));
-    for len in [0, GROUP_LEN as u32 + 1, u32::MAX] {
-        breaks_a_rule(3, &reply(vec![HaveAnswer::Content { len }]));
+    for size in [0, MAX_BLOB_LEN + 1, u64::MAX] {
+        breaks_a_rule(3, &reply(vec![HaveAnswer::WithEnd { size }]));
     }
-    let full = HaveAnswer::Content { len: GROUP_LEN as u32 };
+    let full = HaveAnswer::WithEnd { size: GROUP_LEN };
     let mut answers = vec![full; MAX_HAVE_CONTENT / GROUP_LEN as usize];
-    answers.push(HaveAnswer::Content { len: 1 });
+    answers.push(HaveAnswer::WithEnd { size: 1 });
     breaks_a_rule(3, &reply(answers));
     for proofs in [0, 1, 3] {
         let answers = vec![HaveAnswer::Complete, HaveAnswer::None, partial(&[(0, 1)])];
@@ -279,7 +279,7 @@ fn answer() -> impl Strategy<Value = HaveAnswer> {
         Just(HaveAnswer::Complete),
         ranges(16).prop_map(|ranges| HaveAnswer::Partial { ranges }),
         // As many as there may be in one reply of 16.
-        (1..=MAX_HAVE_CONTENT as u32 / 16).prop_map(|len| HaveAnswer::Content { len }),
+        (1..=MAX_HAVE_CONTENT as u64 / 16).prop_map(|size| HaveAnswer::WithEnd { size }),
     ]
 }
 

@@ -124,5 +124,14 @@ fn start_reader(network: &MemoryNetwork, plan: &Plan, index: usize) -> TestNode 
 
 /// Whether a holder with this vice sends bytes, proofs or sizes that are not those of the blob.
 fn lies(vice: Vice) -> bool {
-    matches!(vice, Vice::FlipsByte(_) | Vice::FlipsInLong | Vice::ClaimsMore(_) | Vice::ClaimsLess(_))
+    matches!(
+        vice,
+        Vice::FlipsByte(_)
+            | Vice::FlipsInLong
+            | Vice::ClaimsMore(_)
+            | Vice::ClaimsLess(_)
+            | Vice::FlipsEnd(_)
+            | Vice::AnswersMore(_)
+            | Vice::AnswersLess(_)
+    )
 }

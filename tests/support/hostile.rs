@@ -1,11 +1,16 @@
 //! Holders that do not keep to the protocol, or to the truth.
 
+use std::ops::Range;
+
 use byhash::ids::{ContentHash, KnowledgeProof};
 use byhash::transport::memory::MemoryNetwork;
 use byhash::transport::{Acceptor, BoxLane, read_message, write_message};
-use byhash::verify::{GROUP_LEN, build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
+use byhash::verify::{
+    GROUP_LEN, build_outboard, bytes_of, group_count, groups_of, last_group, proof_runs, with_last_group,
+};
 use byhash::wire::{
     Busy, Found, HaveAnswer, HaveQuestion, HaveReply, Message, NotFound, Refused, RefusedReason, Request, encode,
+    end_len,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::task::{AbortHandle, JoinSet};
@@ -51,8 +56,14 @@ pub enum Vice {
     OversizedFrame,
     /// Sends a frame with an unknown number.
     UnknownMessage,
-    /// Sends a small blob with its answer to anybody.
+    /// Sends the end of a small blob with its answer to anybody.
     SendsUnasked,
+    /// Flips a bit of this byte of the end that it sends with its answer.
+    FlipsEnd(usize),
+    /// Claims a size that is larger by this much with its answer.
+    AnswersMore(u64),
+    /// Claims a size that is smaller by this much with its answer.
+    AnswersLess(u64),
 }
 
 /// All vices, with figures that matter for a blob of a few MiB.
@@ -85,6 +96,12 @@ pub const VICES: &[Vice] = &[
     Vice::OversizedFrame,
     Vice::UnknownMessage,
     Vice::SendsUnasked,
+    Vice::FlipsEnd(0),
+    Vice::FlipsEnd(10_000),
+    Vice::AnswersMore(1),
+    Vice::AnswersMore(1 << 40),
+    Vice::AnswersLess(1),
+    Vice::AnswersLess(1 << 20),
 ];
 
 /// Starts node `number`, which has `content` and `vice`. Aborting it closes its lanes too.
@@ -119,7 +136,7 @@ impl Holder {
                     if self.vice == Vice::SilentToQuestions {
                         std::future::pending::<()>().await;
                     }
-                    let mut content = None;
+                    let mut claimed = None;
                     let answer = |asked: &HaveQuestion| {
                         if self.vice == Vice::ClaimsAll {
                             return HaveAnswer::Complete;
@@ -127,21 +144,25 @@ impl Holder {
                         if asked.key != self.hash.have_key() {
                             return HaveAnswer::None;
                         }
-                        content = content.take().or_else(|| self.content_with_answer(asked));
-                        content.map_or(HaveAnswer::Complete, |len| HaveAnswer::Content { len })
+                        claimed = claimed.take().or_else(|| self.claimed_with_answer(asked));
+                        claimed.map_or(HaveAnswer::Complete, |size| HaveAnswer::WithEnd { size })
                     };
                     let answers: Vec<_> = have.questions.iter().map(answer).collect();
                     // Who does not know the hash can prove nothing, but hand back what the asker has proved.
-                    let claimed = have.questions.iter().zip(&answers).filter(|(_, said)| **said != HaveAnswer::None);
+                    let had = have.questions.iter().zip(&answers).filter(|(_, said)| **said != HaveAnswer::None);
                     let proof = |(asked, _): (&HaveQuestion, _)| match self.vice {
                         Vice::ClaimsAll => asked.proof.unwrap_or(KnowledgeProof([0; KnowledgeProof::LEN])),
                         _ => self.hash.holder_proof(lane.binding()),
                     };
-                    let proofs = claimed.map(proof).collect();
+                    let proofs = had.map(proof).collect();
                     write_message(&mut lane, &Message::HaveReply(HaveReply { answers, proofs })).await.ok()?;
-                    if let Some(len) = content {
-                        let mut body = self.content.clone();
-                        body.resize(len as usize, 0);
+                    if let Some(size) = claimed {
+                        let mut body = self.body(std::slice::from_ref(&last_group(self.content.len() as u64)));
+                        body.resize(end_len(size), 0);
+                        if let Vice::FlipsEnd(at) = self.vice {
+                            let at = at.min(body.len() - 1);
+                            body[at] ^= 4;
+                        }
                         self.send_body(&mut lane, body).await?;
                     }
                 }
@@ -190,23 +211,32 @@ impl Holder {
         let wanted = groups_of(size, request.range());
         let ranges = if request.prove_size { with_last_group(size, wanted) } else { vec![wanted] };
         assert!(ranges.iter().all(|groups| groups.end <= group_count(size)));
+        self.send_body(lane, self.body(&ranges)).await
+    }
+
+    /// The proof of the groups of `ranges`, and those groups.
+    fn body(&self, ranges: &[Range<u64>]) -> Vec<u8> {
+        let size = self.content.len() as u64;
         let mut body = Vec::new();
-        for run in proof_runs(size, &ranges) {
+        for run in proof_runs(size, ranges) {
             body.extend_from_slice(&self.outboard[run.offset as usize..][..run.len]);
         }
-        for groups in &ranges {
+        for groups in ranges {
             let bytes = bytes_of(size, groups);
             body.extend_from_slice(&self.content[bytes.start as usize..bytes.end as usize]);
         }
-        self.send_body(lane, body).await
+        body
     }
 
-    /// The length that it says its content has, if it is small enough to go with an answer and the vice lies in what is sent.
-    fn content_with_answer(&self, asked: &HaveQuestion) -> Option<u32> {
+    /// The size that it says its content has, if the vice lies in what goes with an answer.
+    fn claimed_with_answer(&self, asked: &HaveQuestion) -> Option<u64> {
         let size = self.content.len() as u64;
-        let len = match self.vice {
+        let claimed = match self.vice {
             Vice::SendsUnasked => size,
             _ if asked.proof.is_none() => return None,
+            Vice::FlipsEnd(_) => return Some(size).filter(|size| *size > 0),
+            Vice::AnswersMore(more) => return Some(size + more),
+            Vice::AnswersLess(less) => return Some(size.saturating_sub(less)).filter(|size| *size > 0),
             Vice::ClaimsMore(more) => size + more,
             Vice::ClaimsLess(less) => size.saturating_sub(less),
             Vice::SilentAfter(_) | Vice::Trickles(_) | Vice::CutsAfter(_) | Vice::FlipsByte(_) | Vice::Surplus(_) => {
@@ -214,7 +244,7 @@ impl Holder {
             }
             _ => return None,
         };
-        (1..=GROUP_LEN).contains(&len).then_some(len as u32)
+        (1..=GROUP_LEN).contains(&claimed).then_some(claimed)
     }
 
     /// Sends what follows a frame.

@@ -417,8 +417,8 @@ impl Actor {
         self.patience.awaited.take_if(is_of);
         match finding {
             Some(finding) => {
-                if let Finding::Content(index, content) = &finding {
-                    self.take_content(*index, content);
+                if let Finding::WithEnd(index, end) = &finding {
+                    self.take_end(*index, end);
                 }
                 self.candidates.note(&self.shared.holders, finding, self.size.map(group_count));
                 let flights = self.flights.values().map(|flight| flight.peer_index);

@@ -8,12 +8,13 @@ use rangemap::RangeSet;
 use tokio::time::Instant;
 
 use super::actor::group_total;
+use super::plan::FIRST_GROUPS;
 use crate::holders::{BULK_LANES, Finding, Holders, Peer};
 use crate::ids::PeerId;
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::{FetchError, Priority};
 use crate::verify::GROUP_LEN;
-use crate::wire::HaveAnswer;
+use crate::wire::{HaveAnswer, MAX_BLOB_GROUPS};
 
 /// Failures in a row, without a byte in between, after which a holder is not asked for this blob
 /// any more (until the next survey).
@@ -120,7 +121,7 @@ impl Candidates {
     /// Takes note of what a survey found of a blob of `groups` groups, if that is known.
     pub fn note(&mut self, holders: &Holders, finding: Finding, groups: Option<u64>) {
         let finding = match finding {
-            Finding::Content(index, _) => Finding::Has(index, HaveAnswer::Complete),
+            Finding::WithEnd(index, _) => Finding::Has(index, HaveAnswer::Complete),
             // What lies behind the end is nobody's.
             Finding::Has(index, HaveAnswer::Partial { ranges }) if !ranges.is_empty() => {
                 let end = groups.unwrap_or(u64::MAX);
@@ -162,7 +163,7 @@ impl Candidates {
                     }),
                 }
             }
-            Finding::Has(..) | Finding::Content(..) | Finding::Unreachable(_) => {}
+            Finding::Has(..) | Finding::WithEnd(..) | Finding::Unreachable(_) => {}
             Finding::Distrusted(index) => self.ban(index),
             Finding::HasNot(index) => {
                 self.verdicts.said_no = true;
@@ -336,6 +337,22 @@ impl Candidates {
         let (_, piece, candidate) = best;
         candidate.flights += 1;
         Some((candidate.index, candidate.peer.clone(), piece))
+    }
+
+    /// The same for the exchange that is to prove the size: the first groups, or of a holder of a part the last that it
+    /// says to have.
+    pub fn choose_first(
+        &mut self,
+        priority: Priority,
+        without: &[usize],
+        now: Instant,
+    ) -> Option<(usize, Arc<Peer>, Range<u64>)> {
+        // Behind a reply that is full it may have all there may be.
+        let last =
+            |has: &RangeSet<u64>| has.iter().rfind(|groups| groups.end < MAX_BLOB_GROUPS).map(|groups| groups.end);
+        let lasts = self.usable.iter().filter_map(|candidate| candidate.has.as_ref().and_then(last));
+        let firsts: Vec<_> = std::iter::once(FIRST_GROUPS).chain(lasts.map(|end| end - 1..end)).collect();
+        firsts.iter().find_map(|groups| self.choose(groups, priority, without, now))
     }
 
     /// Seconds until the fastest holder that is free, other than those of `without`, would have brought all of `groups`;

@@ -20,12 +20,9 @@ use crate::transfer::recent::SEGMENT_GROUPS;
 use crate::transfer::table::Transfer;
 use crate::verify::GROUP_LEN;
 
-/// Bytes asked for by the exchange that proves the size: small blobs come whole with it, and of a
-/// large one little is fetched that nobody may want.
-const FIRST_LEN: u64 = 64 * 1024;
-
-/// The groups that the exchange that proves the size asks for.
-pub(super) const FIRST_GROUPS: Range<u64> = 0..FIRST_LEN / GROUP_LEN;
+/// The groups that the exchange asks for that proves the size, where that has not come with an answer; the last comes
+/// with them. Few, for nobody may want them, and the holder may be slow.
+pub(super) const FIRST_GROUPS: Range<u64> = 0..1;
 
 /// Bytes up to which an exchange is lengthened by what is wanted behind it, however little that is
 /// to be shared by: each exchange has a cost of its own, and its bytes come in order anyway.
@@ -54,7 +51,7 @@ const MIN_DOUBLED_UNKNOWN_SECS: f64 = 1.0;
 /// Pieces that nobody can take now and that are passed over, in one round of planning.
 const MAX_PASSED: usize = 64;
 
-const _: () = assert!(FIRST_LEN.is_multiple_of(GROUP_LEN) && PIECE_LEN.is_multiple_of(SEGMENT_LEN as u64));
+const _: () = assert!(PIECE_LEN.is_multiple_of(SEGMENT_LEN as u64));
 
 impl Actor {
     /// Gives what is wanted and not under way to holders, as far as they can take it.
@@ -79,15 +76,20 @@ impl Actor {
             if is_bulk && moving >= self.candidates.bulk_lanes() || !self.candidates.any_free(priority, now) {
                 return;
             }
+            let is_first = self.size.is_none();
             let stalled = || self.flights.values().filter(|flight| flight.stalled);
             let silent: Vec<usize> = stalled().map(|flight| flight.peer_index).collect();
-            let hedged: Vec<usize> =
-                stalled().filter(|flight| flight.left.overlaps(&groups)).map(|flight| flight.peer_index).collect();
+            let hedged: Vec<usize> = stalled()
+                .filter(|flight| is_first || flight.left.overlaps(&groups))
+                .map(|flight| flight.peer_index)
+                .collect();
+            let candidates = &mut self.candidates;
+            let mut choose = |without: &[usize]| match is_first {
+                true => candidates.choose_first(priority, without, now),
+                false => candidates.choose(&groups, priority, without, now),
+            };
             // Rather somebody who is not silent, if there is one.
-            let chosen = self
-                .candidates
-                .choose(&groups, priority, &silent, now)
-                .or_else(|| self.candidates.choose(&groups, priority, &hedged, now));
+            let chosen = choose(&silent).or_else(|| choose(&hedged));
             let Some((index, peer, groups)) = chosen else {
                 // What stands behind it may be had.
                 covered.insert(groups.start..self.candidates.next_held(&groups));
@@ -188,7 +190,7 @@ impl Actor {
     /// The next groups to ask for that are not in `covered`.
     fn next_piece(&self, covered: &RangeSet<u64>, now: Instant) -> Option<(Range<u64>, Priority)> {
         if self.size.is_none() {
-            let wanted = (self.has_demand() || !self.ahead.is_empty()) && !covered.overlaps(&FIRST_GROUPS);
+            let wanted = (self.has_demand() || !self.ahead.is_empty()) && covered.is_empty();
             let wanted = wanted && !self.may_be_coming(now);
             return wanted.then_some((FIRST_GROUPS, Priority::Foreground));
         }

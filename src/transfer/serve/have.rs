@@ -1,4 +1,4 @@
-//! What a peer may ask first: do you have this? If it is small, it goes with the answer.
+//! What a peer may ask first: do you have this? Its end goes with the answer, which is all of it if it is small.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,23 +11,25 @@ use super::answer::in_time;
 use super::turns::Turn;
 use super::{ServeError, Server, send};
 use crate::ids::{ContentHash, LaneBinding, PeerId, Priority, TransferId};
-use crate::store::Blob;
+use crate::store::{Blob, StoreError};
 use crate::transfer::buffers::Buffer;
 use crate::transport::BoxLane;
-use crate::verify::GROUP_LEN;
-use crate::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_HAVE_RANGES, Message, encode};
+use crate::verify::{GROUP_LEN, last_group};
+use crate::wire::{
+    Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_HAVE_RANGES, Message, encode, end_len,
+};
 
 /// Questions up to which the index is asked at once: a look into it takes less than another thread to do it.
 const FEW_QUESTIONS: usize = 8;
 
-/// How long an answer waits for the content that is to go with it: for the disk, and for its turn. After that
-/// it goes alone, and the content when it is asked for.
-const CONTENT_PATIENCE: Duration = Duration::from_millis(5);
+/// How long an answer waits for what is to go with it: for the disk, and for its turn. After that it goes alone, and
+/// the content when it is asked for.
+const CONTENT_PATIENCE: Duration = Duration::from_millis(20);
 
 /// What stands for all that goes with answers to one peer, among its transfers.
 const WITH_ANSWERS: TransferId = TransferId::from_nonce(0);
 
-/// What is said, and the blobs that go with it.
+/// What is said, and the blobs whose ends go with it.
 type Answers = (HaveReply, Vec<Arc<Blob>>);
 
 impl Server {
@@ -51,7 +53,7 @@ impl Server {
         if sent > 0
             && self.turns.allow_sending()
             && let Some(_place) = self.place(peer)
-            && let Ok(Some((content, turn))) = timeout(CONTENT_PATIENCE, self.content(peer, blobs)).await
+            && let Ok(Some((content, turn))) = timeout(CONTENT_PATIENCE, self.ends(peer, blobs)).await
         {
             // In one message, or it would take the other side as long as two.
             let mut message = encode(&Message::HaveReply(reply));
@@ -66,7 +68,7 @@ impl Server {
             return Ok(());
         }
         for answer in &mut reply.answers {
-            if matches!(answer, HaveAnswer::Content { .. }) {
+            if matches!(answer, HaveAnswer::WithEnd { .. }) {
                 *answer = HaveAnswer::Complete;
             }
         }
@@ -81,21 +83,21 @@ impl Server {
         questions: &[HaveQuestion],
         open: &dyn Fn(&ContentHash) -> Option<Option<Arc<Blob>>>,
     ) -> Option<Answers> {
-        let (mut ranges_left, mut content_left) = (MAX_HAVE_RANGES, MAX_HAVE_CONTENT as u64);
+        let (mut ranges_left, mut content_left) = (MAX_HAVE_RANGES, MAX_HAVE_CONTENT);
         let (mut blobs, mut proofs, mut asked) = (Vec::new(), Vec::new(), HashSet::new());
         let mut answer = |question: &HaveQuestion| {
             let found = self.store.find(&question.key).ok().flatten();
             let Some((hash, info)) = found.filter(|(hash, _)| self.may_have(peer, hash)) else {
                 return Some(HaveAnswer::None);
             };
-            let is_small = info.complete && (1..=GROUP_LEN.min(content_left)).contains(&info.size);
-            let goes_along = is_small && knows(question, &hash, binding);
+            let fits = info.complete && info.size > 0 && end_len(info.size) <= content_left;
+            let goes_along = fits && knows(question, &hash, binding);
             let blob = if goes_along || !info.complete { open(&hash)? } else { None };
             let answer = match blob {
                 Some(blob) if goes_along => {
-                    content_left -= info.size;
+                    content_left -= end_len(info.size);
                     blobs.push(blob);
-                    HaveAnswer::Content { len: info.size as u32 }
+                    HaveAnswer::WithEnd { size: info.size }
                 }
                 _ if info.complete => HaveAnswer::Complete,
                 Some(blob) => {
@@ -117,14 +119,14 @@ impl Server {
         Some((HaveReply { answers, proofs }, blobs))
     }
 
-    /// All of `blobs`, one after the other, and `peer`'s turn to be sent them; `None` if one cannot be read.
-    async fn content(&self, peer: PeerId, blobs: Vec<Arc<Blob>>) -> Option<(Buffer, Turn)> {
-        let len = blobs.iter().map(|blob| blob.size() as usize).sum();
+    /// The ends of `blobs`, one after the other, and `peer`'s turn to be sent them; `None` if one cannot be read.
+    async fn ends(&self, peer: PeerId, blobs: Vec<Arc<Blob>>) -> Option<(Buffer, Turn)> {
+        let len = blobs.iter().map(|blob| end_len(blob.size())).sum();
         let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
         if !each(&blobs, &mut buffer, |blob, part| blob.read_small_at_once(part)) {
             let read = tokio::task::spawn_blocking(move || {
                 let is_read = each(&blobs, &mut buffer, |blob, part| {
-                    let read = blob.read_into(0, part);
+                    let read = read_end(blob, part);
                     if let Err(error) = &read {
                         tracing::warn!(hash = %blob.hash(), "not served: {error}");
                     }
@@ -139,14 +141,23 @@ impl Server {
     }
 }
 
-/// Has `read` fill the part of `buffer` that each of `blobs` takes. False as soon as one cannot be read.
+/// Has `read` fill the part of `buffer` that the end of each of `blobs` takes. False as soon as one cannot be read.
 fn each(blobs: &[Arc<Blob>], buffer: &mut [u8], read: impl Fn(&Arc<Blob>, &mut [u8]) -> bool) -> bool {
     let mut rest = buffer;
     blobs.iter().all(|blob| {
-        let (part, after) = std::mem::take(&mut rest).split_at_mut(blob.size() as usize);
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(end_len(blob.size()));
         rest = after;
         read(blob, part)
     })
+}
+
+/// Fills `part` with the end of `blob`: the proof of the last group, and that group.
+fn read_end(blob: &Arc<Blob>, part: &mut [u8]) -> Result<(), StoreError> {
+    let last = last_group(blob.size());
+    let proof = blob.read_proof(std::slice::from_ref(&last))?;
+    let (nodes, group) = part.split_at_mut(proof.len());
+    nodes.copy_from_slice(&proof);
+    blob.read_into(last.start * GROUP_LEN, group)
 }
 
 /// Whether who asks has proved to know the hash, on the lane on which it asks.
