@@ -232,10 +232,8 @@ fn a_reader_of_a_silent_holder_can_be_killed() {
     let hash = m.source.add_with(content(1 << 20), |blob| blob.read = Answer::Never);
     let mut cat = Command::new("cat").arg(m.file(hash)).stdout(Stdio::null()).spawn().unwrap();
     m.source.wait_for_waiting(1);
-    let reads = m.source.waiting();
     cat.kill().unwrap();
     assert_eq!(cat.wait().unwrap().signal(), Some(libc::SIGKILL));
-    assert!(m.source.waiting() >= reads, "it went before the deadline of any read");
     // Others are served meanwhile.
     assert_eq!(std::fs::read(m.file(m.source.add("abc"))).unwrap(), b"abc");
 }
