@@ -84,9 +84,11 @@ impl Mounted {
         })
     }
 
-    /// Lookups are answered in their time, and the size that they could not tell is waited for ten minutes.
+    /// Lookups are answered after some seconds, and the size that they could not tell is waited for ten minutes.
     pub fn patient_for_sizes(test: &str) -> Option<Self> {
-        let deadlines = Deadlines { size: Duration::from_secs(600), ..Deadlines::default() };
+        // Long enough for other programs to get into the same lookup.
+        let lookup = Duration::from_secs(3);
+        let deadlines = Deadlines { lookup, size: Duration::from_secs(600), ..Deadlines::default() };
         Self::start(test, MountOptions::default(), |fs| fs.with_deadlines(deadlines))
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use byhash::fs::LOOKUP_DEADLINE;
 use byhash::fuse::MountOptions;
@@ -64,14 +64,28 @@ fn cat(path: &Path) -> Command {
     cat
 }
 
-/// Starts a reader of a file for whose name another one looks, and returns when the kernel holds it.
-fn start_behind(path: &Path) -> Child {
-    let child = cat(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let stat = format!("/proc/{}/stat", child.id());
-    while !std::fs::read_to_string(&stat).unwrap().contains("(cat) D ") {
-        std::thread::yield_now();
+/// Starts readers of a file for whose name another one looks, and returns when the kernel holds all of them.
+fn start_behind<const N: usize>(path: &Path) -> [Child; N] {
+    let spawn = |_| cat(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let children = std::array::from_fn(spawn);
+    let start = Instant::now();
+    for child in &children {
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        while !stat().contains("(cat) D ") {
+            assert!(start.elapsed() < PATIENCE, "the kernel does not hold it: {}", stat());
+            std::thread::yield_now();
+        }
     }
-    child
+    children
+}
+
+/// Ends each by another signal.
+fn end_each(children: [Child; SIGNALS.len()]) {
+    for (mut child, number) in children.into_iter().zip(SIGNALS) {
+        signal(&child, number);
+        assert!(ends(&child), "signal {number} did not end it");
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+    }
 }
 
 /// Reads past the kernel's cache, `skip` pieces of 64 KiB left out.
@@ -106,12 +120,7 @@ fn of_many_who_look_for_the_same_name_each_goes_when_told_to() {
     };
     let path = m.file(m.source.absent("silent", Answer::Never));
     let mut first = start(&m, &mut cat(&path));
-    let others = SIGNALS.map(|number| (number, start_behind(&path)));
-    for (number, mut other) in others {
-        signal(&other, number);
-        assert!(ends(&other), "signal {number} did not end it");
-        assert_eq!(other.wait().unwrap().signal(), Some(number));
-    }
+    end_each(start_behind(&path));
     assert!(first.try_wait().unwrap().is_none(), "all that while one waits that nobody tells to end");
     signal(&first, libc::SIGKILL);
     assert!(ends(&first));
@@ -128,17 +137,13 @@ fn who_looks_first_and_goes_leaves_the_others_a_name_to_wait_for() {
     });
     let path = m.file(silent);
     let mut first = start(&m, &mut cat(&path));
-    let others = SIGNALS.map(|number| (number, start_behind(&path)));
-    let mut last = start_behind(&path);
+    let others = start_behind(&path);
+    let [mut last] = start_behind(&path);
     signal(&first, libc::SIGINT);
     assert!(ends(&first));
     first.wait().unwrap();
     m.source.wait_for_waiting(others.len() + 1);
-    for (number, mut other) in others {
-        signal(&other, number);
-        assert!(ends(&other), "signal {number} did not end it");
-        assert_eq!(other.wait().unwrap().signal(), Some(number));
-    }
+    end_each(others);
     assert!(last.try_wait().unwrap().is_none());
     // Whoever comes when it can be had reads it through the same node.
     m.source.alter(silent, |blob| blob.size_known = true);
