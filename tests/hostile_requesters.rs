@@ -3,12 +3,15 @@
 
 mod support;
 
+use std::time::Duration;
+
 use byhash::ids::TransferId;
 use byhash::transport::memory::MemoryNetwork;
 use byhash::transport::{BoxLane, Dialer, read_message, write_message};
 use byhash::wire::{Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, MAX_FRAME_LEN, Message, Request, encode};
 use support::{TestNode, content, node_id};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 const GROUP: u64 = 16 * 1024;
 
@@ -35,11 +38,17 @@ async fn is_closed(lane: &mut BoxLane) -> bool {
     matches!(lane.read(&mut [0; 1]).await, Ok(0) | Err(_))
 }
 
-/// Whether the honest request of another node is still answered.
+/// Within this long an answer comes for which nobody else is waited.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Whether the honest request of another node is still answered, and at once.
 async fn serves(network: &MemoryNetwork, request: &Request) -> bool {
+    let start = Instant::now();
     let mut lane = lane_of(network, 8).await;
     write_message(&mut lane, &Message::Request(request.clone())).await.unwrap();
-    matches!(read_message(&mut lane).await, Ok(Some(Message::Found(_))))
+    let is_found = matches!(read_message(&mut lane).await, Ok(Some(Message::Found(_))));
+    assert!(start.elapsed() < AT_ONCE, "an answer came after {:?}", start.elapsed());
+    is_found
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +110,7 @@ async fn a_requester_that_leaves_in_the_middle_is_forgotten() {
         write_message(&mut lane, &Message::Request(whole.clone())).await.unwrap();
         assert!(matches!(read_message(&mut lane).await, Ok(Some(Message::Found(_)))));
     }
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(network.open_lanes(), 0, "lanes of requesters that left are still open");
     assert!(serves(&network, &request).await);
     assert!(node.metrics.hostile_frames.get() <= 100);
