@@ -97,6 +97,10 @@ impl World {
             assert!(node.engine.transfers().is_empty(), "seed {seed}: exchanges left in the table");
             assert_eq!(node.metrics.transfers_pending.get(), 0, "seed {seed}: the gauge of exchanges");
         }
+        // While they live: with a node goes all that it should have given back.
+        for node in self.readers.iter().chain(&self.holders) {
+            node.assert_at_rest().await;
+        }
         self.hostile.iter().for_each(AbortHandle::abort);
         drop((self.readers, self.holders));
         // Serving ends when its lanes have heard of it; nobody has to wait for a deadline.
