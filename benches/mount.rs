@@ -219,11 +219,12 @@ fn page_of_large(holder: &std::sync::Arc<Node>, home: &Path, dir: &Path, peer: &
     // SAFETY: an open descriptor.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
     file.read_exact_at(&mut [0; PAGE_LEN], len / 2 + 4096).unwrap();
+    let elapsed = start.elapsed();
     println!(
         "a page of a cold blob of {} MiB: {} bytes on the wire, {} round trips, {:.1} ms",
         len >> 20,
         mount.metric("fetched_wire_bytes"),
         mount.metric("have_queries") + mount.metric("exchanges_started"),
-        start.elapsed().as_secs_f64() * 1e3
+        elapsed.as_secs_f64() * 1e3
     );
 }
