@@ -1,7 +1,12 @@
 //! Adding a file where the file system can share blocks, and where it cannot.
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use skip::skip;
 
 /// Large enough to stand out from what the store itself takes; not whole blocks.
 const LEN: usize = (24 << 20) + 5;
@@ -79,8 +84,7 @@ fn content() -> Vec<u8> {
 #[test]
 fn where_blocks_can_be_shared_an_added_file_takes_none_and_is_its_own() {
     let Some(btrfs) = Btrfs::mount() else {
-        eprintln!("skipped: no btrfs can be made and mounted here");
-        return;
+        return skip("what needs a btrfs", "it cannot be mounted without root and btrfs-progs");
     };
     let (state, file, content) = (btrfs.point().join("state"), btrfs.point().join("file"), content());
     byhash(&state, &["id"]);
@@ -107,8 +111,7 @@ fn where_they_cannot_the_file_is_copied() {
 #[test]
 fn from_another_file_system_the_file_is_copied() {
     let Some(btrfs) = Btrfs::mount() else {
-        eprintln!("skipped: no btrfs can be made and mounted here");
-        return;
+        return skip("what needs a btrfs", "it cannot be mounted without root and btrfs-progs");
     };
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

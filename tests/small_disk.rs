@@ -1,5 +1,8 @@
 //! The cache on a real file system (tmpfs) that is full, read-only, or loses files.
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +13,7 @@ use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store, StoreError};
 use byhash::verify::{Proof, build_outboard, group_count, proof_runs};
+use skip::skip;
 
 const MIB: u64 = 1 << 20;
 
@@ -19,7 +23,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One of `size` bytes. None, with a word about it, where nothing can be mounted; with CI set that is a failure.
+    /// One of `size` bytes. None, with a word about it, where nothing can be mounted.
     fn mount(size: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
@@ -28,8 +32,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self { dir });
         }
-        assert!(std::env::var_os("CI").is_none(), "a tmpfs cannot be mounted: run as root");
-        eprintln!("skipped: a tmpfs cannot be mounted without root");
+        skip("what needs a small disk", "a tmpfs cannot be mounted without root");
         None
     }
 
@@ -55,8 +58,7 @@ impl SmallDisk {
         if made && is_done(Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(dir.path())) {
             return Some(Self { dir });
         }
-        assert!(std::env::var_os("CI").is_none(), "a btrfs cannot be mounted: run as root, with btrfs-progs");
-        eprintln!("skipped: a btrfs cannot be mounted without root and btrfs-progs");
+        skip("what needs a small btrfs", "it cannot be mounted without root and btrfs-progs");
         None
     }
 }

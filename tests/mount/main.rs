@@ -8,5 +8,7 @@ mod mounted;
 mod passthrough;
 mod patience;
 mod semantics;
+#[path = "../support/skip.rs"]
+mod skip;
 mod with_fuse;
 mod without_fuse;

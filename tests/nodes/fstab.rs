@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::content::{MIB, content, hash_of};
 use super::node::{Sandbox, eventually, fuse_is_here, run};
+use super::skip::skip;
 
 /// In a name space of mounts in which the helper is where mount(8) looks for it: $0 is the helper, $1 the
 /// directory of byhash, $2 a directory, $3 a peer, $4 a hash.
@@ -36,8 +37,7 @@ fn mount_mounts_by_hand_and_from_a_table_and_umount_ends_the_node() {
         return;
     }
     if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("{test} is skipped: only root can have mounts of its own");
-        return;
+        return skip(test, "only root can have mounts of its own");
     }
     let sandbox = Sandbox::new();
     let bytes = content(120, 5 * MIB + 1);

@@ -25,6 +25,8 @@ mod reading;
 mod restart;
 mod rustc;
 mod silent;
+#[path = "../support/skip.rs"]
+mod skip;
 mod supervised;
 mod toolchains;
 mod trust;

@@ -8,6 +8,7 @@ use std::process::Command;
 use super::content::{MIB, content, hash_of, hash_of_file};
 use super::kernel::skip_without_passthrough;
 use super::node::{Node, Sandbox, asking, eventually, fuse_is_here, run, stdout};
+use super::skip::{skip, skip_even_in_ci};
 
 fn sentences(node: &Node) -> Vec<String> {
     let status: serde_json::Value = serde_json::from_str(&stdout(&node.run(["status", "--json"]))).unwrap();
@@ -131,14 +132,12 @@ user "$1/dev/byhash" unmount "$1/mnt"
 
 #[test]
 fn a_user_mounts_with_fusermount3_all_but_passthrough_and_the_window() {
-    if !fuse_is_here("a_user_mounts_with_fusermount3_all_but_passthrough_and_the_window")
-        || !super::node::program_is_here("fusermount3")
-    {
+    let test = "a_user_mounts_with_fusermount3_all_but_passthrough_and_the_window";
+    if !fuse_is_here(test) || !super::node::program_is_here("fusermount3") {
         return;
     }
     if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: only root can make another user's surroundings");
-        return;
+        return skip(test, "only root can make another user's surroundings");
     }
     let sandbox = Sandbox::new();
     let bytes = content(96, 9 * MIB + 1);
@@ -159,7 +158,8 @@ fn a_user_mounts_with_fusermount3_all_but_passthrough_and_the_window() {
 
 #[test]
 fn a_container_mounts_in_name_spaces_of_its_own() {
-    if !fuse_is_here("a_container_mounts_in_name_spaces_of_its_own") {
+    let test = "a_container_mounts_in_name_spaces_of_its_own";
+    if !fuse_is_here(test) {
         return;
     }
     let sandbox = Sandbox::new();
@@ -167,8 +167,7 @@ fn a_container_mounts_in_name_spaces_of_its_own() {
     let holder = sandbox.holder("a", &[&bytes]);
     let seat = sandbox.seat("b");
     if !Command::new("unshare").args(["-Urm", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no user name spaces here");
-        return;
+        return skip_even_in_ci(test, "no user name spaces here");
     }
     let script = "set -e; \"$0\" mount \"$1\" --peer \"$2\" --listen 127.0.0.1:0 >/dev/null; b3=$(cat \"$1/by-hash/$3\" | \"$0\" add -); \
                   \"$0\" status; echo \"$b3\"; \"$0\" unmount \"$1\"";
