@@ -4,24 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::content::{MIB, content, hash_of};
 use super::node::{Sandbox, fuse_is_here};
-
-/// A lookup is answered within two seconds; twice that on a busy machine.
-const LOOKUP: Duration = Duration::from_secs(4);
 
 fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-/// The errno of looking at `path`, which must come in time.
+/// The errno of looking at `path`. That it comes within two seconds is seen in `tests/engine.rs`, where the clock is that
+/// of the test.
 fn errno_of(path: &Path) -> Option<i32> {
-    let start = Instant::now();
-    let errno = errno(std::fs::metadata(path));
-    assert!(start.elapsed() < LOOKUP, "{:?}", start.elapsed());
-    errno
+    errno(std::fs::metadata(path))
 }
 
 #[test]
@@ -42,8 +36,8 @@ fn lost_and_unreachable_are_told_apart() {
 }
 
 #[test]
-fn an_address_that_swallows_everything_is_unreachable_in_time() {
-    if !fuse_is_here("an_address_that_swallows_everything_is_unreachable_in_time") {
+fn an_address_that_swallows_everything_is_unreachable() {
+    if !fuse_is_here("an_address_that_swallows_everything_is_unreachable") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -99,9 +93,8 @@ fn the_rest_of_a_blob_whose_only_holder_is_gone_is_unreachable_and_what_came_sta
     let mut page = [0; 4096];
     file.read_exact_at(&mut page, 5 << 20).unwrap();
     a.end(libc::SIGKILL);
-    let start = Instant::now();
+    // Not ETIMEDOUT: that nobody can be reached is found out before the patience of a read is over.
     assert_eq!(errno(file.read_exact_at(&mut page, 50 << 20)), Some(libc::EHOSTUNREACH));
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     // Its neighbour came with it. The kernel reads ahead here, and that much cannot be had.
     file.read_exact_at(&mut page, (5 << 20) + 8192).unwrap();
     assert!(page == bytes[(5 << 20) + 8192..][..4096]);

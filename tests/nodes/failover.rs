@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use super::content::{MIB, content, hash_of, hash_of_file};
 use super::node::{Node, Sandbox, address_for_later, asking, eventually, fuse_is_here};
@@ -13,13 +12,11 @@ const LEN: usize = 96 * MIB + 99;
 /// Bytes read before the holder is struck.
 const BEFORE: usize = 12 * MIB;
 
-/// How long a reader may wait for one read when a holder hangs.
-const ONE_READ: Duration = Duration::from_secs(3);
-
-/// Reads all of `bytes` through `file`, 256 KiB at a time, and calls `strike` in the middle. Gives
-/// the longest that one read took.
-fn read_through(file: &File, bytes: &[u8], strike: impl FnOnce()) -> Duration {
-    let (mut strike, mut longest) = (Some(strike), Duration::ZERO);
+/// Reads all of `bytes` through `file`, 256 KiB at a time, and calls `strike` in the middle. A read that waited for
+/// the holder that is struck would fail: how soon another is asked is seen in `tests/engine.rs`, where the clock is
+/// that of the test.
+fn read_through(file: &File, bytes: &[u8], strike: impl FnOnce()) {
+    let mut strike = Some(strike);
     let mut buffer = vec![0; 256 << 10];
     for (number, part) in bytes.chunks(buffer.len()).enumerate() {
         let at = number * buffer.len();
@@ -28,12 +25,9 @@ fn read_through(file: &File, bytes: &[u8], strike: impl FnOnce()) -> Duration {
         {
             strike();
         }
-        let start = Instant::now();
         file.read_exact_at(&mut buffer[..part.len()], at as u64).unwrap_or_else(|error| panic!("at {at}: {error}"));
-        longest = longest.max(start.elapsed());
         assert!(buffer[..part.len()] == *part, "wrong bytes at {at}");
     }
-    longest
 }
 
 /// Of two holders the one that has sent `reader` more, and the other.
@@ -43,15 +37,15 @@ fn busier_first(reader: &Node, holders: [Node; 2]) -> (Node, Node) {
 }
 
 /// A blob that two holders have and one reads; in the middle `signal` is sent to the holder that
-/// has served most of it. Gives the longest that one read took.
-fn strike_one_of_two(signal: i32) -> Duration {
+/// has served most of it.
+fn strike_one_of_two(signal: i32) {
     let sandbox = Sandbox::new();
     let bytes = content(3, LEN);
     let holders = [sandbox.holder("a1", &[&bytes]), sandbox.holder("a2", &[&bytes])];
     let reader = sandbox.reader("b", &[&holders[0], &holders[1]]);
     let file = File::open(reader.file(&hash_of(&bytes))).unwrap();
     let mut struck = None;
-    let longest = read_through(&file, &bytes, || {
+    read_through(&file, &bytes, || {
         let (victim, other) = busier_first(&reader, holders);
         assert!(reader.fetched_from(&victim.id) > 0);
         assert!(reader.metric("fetched_bytes") < LEN as u64 * 2 / 3, "still in the middle");
@@ -61,28 +55,25 @@ fn strike_one_of_two(signal: i32) -> Duration {
     assert_eq!(reader.metric("read_errors"), 0);
     // Pages that the kernel has cached are not asked for again, so this is another open of it.
     assert_eq!(hash_of_file(&reader.file(&hash_of(&bytes))).unwrap(), hash_of(&bytes));
-    longest
 }
 
 #[test]
 fn a_holder_that_is_killed_in_the_middle_of_a_read_is_replaced() {
     if fuse_is_here("a_holder_that_is_killed_in_the_middle_of_a_read_is_replaced") {
-        let longest = strike_one_of_two(libc::SIGKILL);
-        assert!(longest < ONE_READ, "one read took {longest:?}");
+        strike_one_of_two(libc::SIGKILL);
     }
 }
 
 #[test]
-fn a_holder_that_hangs_in_the_middle_of_a_read_is_replaced_and_no_read_waits_long() {
-    if fuse_is_here("a_holder_that_hangs_in_the_middle_of_a_read_is_replaced_and_no_read_waits_long") {
-        let longest = strike_one_of_two(libc::SIGSTOP);
-        assert!(longest < ONE_READ, "one read took {longest:?}");
+fn a_holder_that_hangs_in_the_middle_of_a_read_is_replaced() {
+    if fuse_is_here("a_holder_that_hangs_in_the_middle_of_a_read_is_replaced") {
+        strike_one_of_two(libc::SIGSTOP);
     }
 }
 
 #[test]
-fn a_hung_holder_delays_neither_lookups_nor_reads_of_what_another_has() {
-    if !fuse_is_here("a_hung_holder_delays_neither_lookups_nor_reads_of_what_another_has") {
+fn what_another_has_is_looked_up_and_read_though_a_holder_hangs() {
+    if !fuse_is_here("what_another_has_is_looked_up_and_read_though_a_holder_hangs") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -94,9 +85,7 @@ fn a_hung_holder_delays_neither_lookups_nor_reads_of_what_another_has() {
     assert!(std::fs::read(reader.file(&hash_of(parts[0]))).unwrap() == parts[0]);
     hung.signal(libc::SIGSTOP);
     for bytes in &parts[1..] {
-        let start = Instant::now();
         assert!(std::fs::read(reader.file(&hash_of(bytes))).unwrap() == *bytes);
-        assert!(start.elapsed() < ONE_READ, "{:?}", start.elapsed());
     }
 }
 
@@ -133,10 +122,8 @@ fn a_hung_holder_that_wakes_up_is_read_from_again() {
     let reader = sandbox.seat("b").mount(asking(&[&holder]));
     assert!(std::fs::read(reader.file(&hash_of(&first))).unwrap() == first);
     holder.signal(libc::SIGSTOP);
-    let start = Instant::now();
     let error = std::fs::read(reader.file(&hash_of(&second))).unwrap_err().raw_os_error();
     assert!(matches!(error, Some(libc::ETIMEDOUT | libc::EHOSTUNREACH)), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(4), "a lookup of {:?}", start.elapsed());
     holder.signal(libc::SIGCONT);
     eventually("the second blob can be read", || {
         std::fs::read(reader.file(&hash_of(&second))).is_ok_and(|read| read == second)

@@ -23,7 +23,11 @@ fn after_a_crash_in_the_middle_of_a_read_the_node_goes_on_where_it_was() {
     let sandbox = Sandbox::new();
     let big = content(40, LEN);
     let hash = hash_of(&big);
-    let holder = sandbox.holder("a", &[&big, b"small"]);
+    let holder = sandbox.seat("a");
+    holder.add(&big);
+    holder.add(b"small");
+    // So slowly that nobody has read it to its end before the node is killed.
+    let holder = holder.serve(["--open", "--serve-rate", "40MB"]);
     let reader = sandbox.reader("b", &[&holder]);
     let mut file = File::open(reader.file(&hash)).unwrap();
     let mut buffer = vec![0; BEFORE];

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 use super::content::hash_of;
 use super::node::{Sandbox, Seat, fuse_is_here, stdout};
@@ -80,9 +79,7 @@ fn noise_on_its_port_does_not_keep_a_node_from_serving() {
         // The node may have closed it before all was written.
         let _ = connect().write_all(noise);
     }
-    let start = Instant::now();
     let reader = sandbox.reader("b", &[&holder]);
     assert_eq!(std::fs::read(reader.file(&hash_of(BLOB))).unwrap(), BLOB);
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     drop(silent);
 }
