@@ -170,10 +170,13 @@ impl Bulk {
         self.0.iter().all(|fetch| !fetch.is_finished())
     }
 
-    async fn end(self) {
+    /// Waits for its end, and until `node` has written to the disk what came: else it would do so in the next part.
+    async fn end(self, node: &Served) {
         for fetch in self.0 {
             fetch.await.unwrap();
         }
+        let store = node.node.store().clone();
+        tokio::task::spawn_blocking(move || store.flush().unwrap()).await.unwrap();
     }
 }
 
@@ -231,10 +234,10 @@ async fn beside_bulk(dir: &Path) {
     let alone = small_reads(&own, &small[SAMPLES / 10..SAMPLES], || true).await;
     let bulk = Bulk::start(&other, &large);
     let beside_other = small_reads(&own, sample(), || bulk.goes_on()).await;
-    bulk.end().await;
+    bulk.end(&other).await;
     let bulk = Bulk::start(&own, &large);
     let beside_own = small_reads(&own, sample(), || bulk.goes_on()).await;
-    bulk.end().await;
+    bulk.end(&own).await;
     println!("\na blob of {SMALL_LEN} bytes read for the first time, beside {BULK} fetches of {} MiB", BULK_LEN >> 20);
     let at = |times: &[f64], part: f64| times[((times.len() - 1) as f64 * part) as usize];
     for (name, times) in [("nothing", &alone), ("another's", &beside_other), ("its own", &beside_own)] {
@@ -253,7 +256,7 @@ async fn beside_bulk(dir: &Path) {
     let alone = local_reads(&holder, large[0], || start.elapsed() < Duration::from_secs(1)).await;
     let bulk = Bulk::start(&third, &large);
     let serving = local_reads(&holder, large[0], || bulk.goes_on()).await;
-    bulk.end().await;
+    bulk.end(&third).await;
     println!("\nthe holder's own reads, {} KiB each", LOCAL_READ >> 10);
     println!("alone          {:>7.0} MB/s", alone / 1e6);
     println!("while serving  {:>7.0} MB/s   {:>5.2} of alone", serving / 1e6, serving / alone);
