@@ -68,8 +68,9 @@ pub fn add(node: &Arc<Node>, state: &Path, path: &Path) -> ContentHash {
     staged.blob().hash
 }
 
-/// `len` bytes over bare lanes between two tasks of this process.
+/// `len` bytes over bare lanes between two tasks of this process: so many requests for each lane, none left over.
 pub async fn floor(lanes: usize, len: usize) -> Duration {
+    assert!(len > 0 && len.is_multiple_of(lanes * REQUEST_LEN), "{len} bytes cannot be shared among {lanes} lanes");
     let cpu = cpu_time();
     let elapsed = bare_lanes(lanes, len / REQUEST_LEN, REQUEST_LEN).await;
     report_cpu(&format!("floor, {lanes}"), cpu_time() - cpu, elapsed, len as u64);
