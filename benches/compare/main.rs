@@ -12,8 +12,9 @@
 //! `cargo bench --bench compare`. BYHASH_BENCH_MIB sets the large file's size in MiB (1024),
 //! BYHASH_BENCH_FILES the number of small files (10000), BYHASH_BENCH_PAGES the places read at random (4000),
 //! BYHASH_BENCH_ROUNDS the number of rounds (5), BYHASH_BENCH_LIMIT the seconds after which a reading is broken
-//! off, and what came until then counts (20), BYHASH_BENCH_ONLY the part of a system's name that it must have to
-//! be run, BYHASH_BENCH_OUT the folder for the table, the chart and the facts of the machine (target/compare).
+//! off, and what came until then counts (20; curl is always waited for), BYHASH_BENCH_ONLY the part of a
+//! system's name that it must have to be run, BYHASH_BENCH_OUT the folder for the table, the chart and the facts of
+//! the machine (target/compare).
 //! With `-- --quick` all is small enough for CI, and the ratios are held against those in `ratios.toml`, which
 //! also says which systems are run.
 //!

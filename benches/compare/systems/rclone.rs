@@ -31,7 +31,7 @@ pub fn cached() -> Offered {
     Offered {
         profile: Profile {
             name: "rclone (HTTP), cache",
-            settings: "rclone mount --vfs-cache-mode=full, the cache empty at the start, --buffer-size=64Mi --vfs-read-ahead=64Mi --max-read-ahead=1Mi --dir-cache-time=1h --attr-timeout=1h --no-modtime --no-checksum --vfs-fast-fingerprint",
+            settings: "rclone mount --vfs-cache-mode=full, the cache empty at the start, --buffer-size=64Mi --vfs-read-ahead=64Mi --max-read-ahead=1Mi --dir-cache-time=1h --attr-timeout=1h --no-modtime --no-checksum --vfs-fast-fingerprint --poll-interval=0 --checkers=16 --read-only --log-level=ERROR",
             abilities: ["no", "no", "no", "no", "yes, on disk", "not here (HTTPS does)"],
         },
         missing: || missing(NEEDS),
