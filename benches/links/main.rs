@@ -9,7 +9,8 @@
 //!
 //! `cargo bench --bench links`, as root. BYHASH_BENCH_MIB sets the blob's size in MiB (256; an eighth of it at
 //! 100 Mbit/s), BYHASH_BENCH_FILES the number of small files (1000), BYHASH_BENCH_ROUNDS the number of rounds
-//! (3). Prints each round and the medians.
+//! (3), BYHASH_BENCH_ONLY the part of a link's name that it must have to be measured (such as `1gbit` or `20 ms`).
+//! Prints each round and the medians.
 
 mod hosts;
 mod relay;

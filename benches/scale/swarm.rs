@@ -2,13 +2,16 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use byhash::ids::PeerSpec;
 
 use crate::support::mounted::read;
 use crate::support::running::{NodeProcess, Seat};
 use crate::{blobs, file};
+
+/// How long a node may take to have opened a lane to each other one.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn swarm(dir: &Path, len: usize, count: usize, rate: usize) {
     std::fs::create_dir(dir).unwrap();
@@ -26,8 +29,10 @@ pub fn swarm(dir: &Path, len: usize, count: usize, rate: usize) {
     let nodes: Vec<NodeProcess> = (0..count).map(start_one).collect();
     // All are to know each other before it begins.
     for (seat, _) in &seats {
+        let start = Instant::now();
         while seat.metric("lanes_dialled") < count as u64 {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(start.elapsed() < PATIENCE, "{} does not reach all others", seat.listen);
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
     let start = Instant::now();
