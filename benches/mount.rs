@@ -37,7 +37,7 @@ use support::{LANES, add, config, floor, median, pseudo_random, set_aside, setti
 const SMALL_LEN: usize = 3000;
 
 /// What is compared.
-const SIDES: [&str; 2] = ["ext4", "mount"];
+const SIDES: [&str; 2] = ["plain", "mount"];
 
 /// Bytes of a page read at random.
 const PAGE_LEN: usize = 4096;
@@ -110,10 +110,10 @@ fn main() {
     println!("\nmedian of {rounds} rounds, {} MiB, {files} files of {SMALL_LEN} bytes", len >> 20);
     for ((name, unit), [plain, mount]) in names.iter().zip(units).zip(&rates) {
         let (plain, mount) = (median(plain), median(mount));
-        println!("{name:<13} ext4 {plain:>10.0}   mount {mount:>10.0} {unit:<8} {:>5.2}", mount / plain);
+        println!("{name:<13} plain {plain:>9.0}   mount {mount:>10.0} {unit:<8} {:>5.2}", mount / plain);
     }
     let [plain, mount] = as_written.each_ref().map(|figures| median(figures));
-    println!("as written    ext4 {plain:>10.0}   mount {mount:>10.0} MB/s     {:>5.2}", mount / plain);
+    println!("as written    plain {plain:>9.0}   mount {mount:>10.0} MB/s     {:>5.2}", mount / plain);
     let (floor, cat) = (median(&cold[0]), median(&cold[1]));
     println!("cold cat      floor {floor:>9.0}   mount {cat:>10.0} MB/s     {:>5.2}", cat / floor);
     if large > 0 {
