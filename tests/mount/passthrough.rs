@@ -172,8 +172,9 @@ fn without_passthrough_the_same_files_are_streamed_and_the_reason_is_told() {
     let test = "without_passthrough_the_same_files_are_streamed_and_the_reason_is_told";
     for (wanted, told) in [
         (Passthrough::Off("for a reason".to_owned()), "for a reason"),
-        // proc is no file system whose files can be read like this.
         (Passthrough::Like("/no/such/file".into()), "No such file"),
+        // No file system whose files can be read like this; an older kernel takes none, and says so.
+        (Passthrough::Like("/proc/self/status".into()), ""),
     ] {
         let options = MountOptions { passthrough: wanted, ..MountOptions::default() };
         let Some(m) = Mounted::with(test, options) else { return };
