@@ -138,5 +138,7 @@ fn nodes_that_know_each_other_read_from_each_other_though_one_comes_later() {
     });
     // A question is not passed on in circles.
     let nobody_has = hash_of(b"of neither");
+    let asked = second.metric("have_queries");
     assert_eq!(std::fs::read(first.file(&nobody_has)).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    assert_eq!(second.metric("have_queries"), asked);
 }
