@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use byhash::holders::PeerState;
 use byhash::ids::{BlobRange, ContentHash};
 use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
 use byhash::transport::memory::{Fault, MemoryNetwork};
@@ -141,13 +142,32 @@ async fn with_a_bad_holder_alone_a_reader_gets_an_error_and_never_wrong_bytes() 
 async fn a_holder_that_lies_is_quarantined() {
     let network = MemoryNetwork::new();
     let node = TestNode::start(&network, 9, &[1]);
-    for round in 0..4 {
-        let bytes = content(round, MIB);
+    let is_quarantined = || node.holders.snapshots()[0].state == PeerState::Quarantined;
+    let lie = async |seed| {
+        let bytes = content(seed, MIB);
         hostile::start(&network, 1, &bytes, Vice::FlipsByte(0));
         network.cut(node_id(1));
         assert!(node.read(ContentHash::of(&bytes), 1000).await.is_err());
+    };
+    for seed in 0..2 {
+        lie(seed).await;
+        assert!(!is_quarantined(), "after {} replies", seed + 1);
     }
-    assert_eq!(node.holders.snapshots()[0].state, byhash::holders::PeerState::Quarantined);
+    lie(2).await;
+    assert!(is_quarantined());
+    // It has changed its ways, and after a while it gets to show that; the second time after twice as long.
+    for (first_lie, quarantine) in [(3, 60), (6, 120)] {
+        let honest = TestNode::start(&network, 1, &[]);
+        let bytes = content(100 + quarantine, MIB);
+        let hash = honest.hold(&bytes);
+        tokio::time::sleep(Duration::from_secs(quarantine - 2)).await;
+        assert!(node.read(hash, MIB as u64).await.is_err(), "before {quarantine} s are over");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(node.read(hash, MIB as u64).await.unwrap() == bytes, "after {quarantine} s");
+        for seed in first_lie..first_lie + 3 {
+            lie(seed).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +180,7 @@ async fn a_holder_that_sends_more_than_it_declared_is_quarantined_too() {
         network.cut(node_id(1));
         let _ = node.read(ContentHash::of(&bytes), 128 * 1024).await;
     }
-    assert_eq!(node.holders.snapshots()[0].state, byhash::holders::PeerState::Quarantined);
+    assert_eq!(node.holders.snapshots()[0].state, PeerState::Quarantined);
 }
 
 #[tokio::test(start_paused = true)]
