@@ -1,6 +1,6 @@
 //! Commands on nodes that have peers.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use super::content::{MIB, content, hash_of, hash_of_file};
 use super::node::{Sandbox, asking, failure, fuse_is_here, stdout};
@@ -80,5 +80,32 @@ fn a_live_mount_is_refused_in_the_foreground_and_goes_on() {
     assert_eq!(std::fs::read(reader.file(&hash)).unwrap(), b"still here");
     // Ended by `byhash unmount`, the node ends in order.
     stdout(&reader.run(["unmount", &point]));
+    assert_eq!(reader.ended(), Some(0));
+}
+
+#[test]
+fn a_mount_with_an_open_file_is_unmounted_and_its_node_ends_when_that_is_closed() {
+    if !fuse_is_here("a_mount_with_an_open_file_is_unmounted_and_its_node_ends_when_that_is_closed") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // More than what comes with its open.
+    let (bytes, rest) = (content(61, 9 * MIB), 5 * MIB);
+    let holder = sandbox.holder("a", &[&bytes]);
+    let reader = sandbox.reader("b", &[&holder]);
+    let file = std::fs::File::open(reader.file(&hash_of(&bytes))).unwrap();
+    let output = reader.run(["unmount", reader.mount_point.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    // Where the control file system is not mounted, nobody can tell.
+    let can_be_told = std::fs::read_dir("/sys/fs/fuse/connections").is_ok_and(|mut entries| entries.next().is_some());
+    assert_eq!(said.contains("is unmounted, but files of it are still open"), can_be_told, "{said}");
+    assert_eq!(std::fs::read_dir(&reader.mount_point).unwrap().count(), 0);
+    // The node goes on for it.
+    let mut read = vec![0; MIB];
+    file.read_exact_at(&mut read, rest as u64).unwrap();
+    assert!(read == bytes[rest..rest + MIB]);
+    stdout(&reader.run(["status"]));
+    drop(file);
     assert_eq!(reader.ended(), Some(0));
 }

@@ -1,7 +1,7 @@
 //! Nodes as their users run them: real processes, real sockets, real mounts, end to end.
 //!
 //! What a peer that lies, cuts off or falls silent in every possible place does to a reader is
-//! shown by `tests/engine.rs`, where such peers can be made up.
+//! shown by `tests/engine.rs`, where such peers are easily made up.
 
 mod churn;
 mod commands;
@@ -17,6 +17,7 @@ mod kernel;
 mod killed;
 mod limits;
 mod listing;
+mod lying;
 mod modes;
 mod no_cache;
 mod node;
