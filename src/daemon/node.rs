@@ -22,7 +22,6 @@ use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use crate::transfer::{BlobSource, BlobState, BufferBudget, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
-use crate::verify::bytes_of;
 
 /// How long what is being fetched may still come when the node shuts down.
 const FETCH_DRAIN: Duration = Duration::from_secs(4);
@@ -177,10 +176,12 @@ impl Node {
             let mut findings = self.holders.survey(hash, None);
             while findings.recv().await.is_some() {}
         }
-        let (state, blob) = (self.engine.state(&hash), self.store.blob(&hash).ok().flatten());
-        let size = self.engine.known_size(&hash).or_else(|| blob.as_ref().map(|blob| blob.size()));
-        let groups = |size, groups: &std::ops::Range<u64>| bytes_of(size, groups).len();
-        let held = blob.map_or(0, |blob| blob.verified().iter().map(|held| groups(blob.size(), held)).sum());
+        let (state, store) = (self.engine.state(&hash), self.store.clone());
+        // The disk is asked, and so is the file system of a user's file, which may hang.
+        let shown = tokio::task::spawn_blocking(move || store.show(&[hash]).ok().and_then(|mut shown| shown.pop()));
+        let shown = shown.await.ok().flatten();
+        let size = self.engine.known_size(&hash).or(shown.as_ref().map(|blob| blob.size));
+        let held = shown.as_ref().map_or(0, |blob| blob.held);
         let report = |(index, peer): (usize, &Arc<holders::Peer>)| {
             let (last, ago) = self.holders.latest_statement(&hash, index).unzip();
             let ago_ms = ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
@@ -189,7 +190,6 @@ impl Node {
         let peers = self.holders.peers().iter().enumerate().map(report).collect();
         let mut transfers = self.transfers();
         transfers.retain(|transfer| transfer.hash == hash);
-        let shown = self.store.show(&[hash]).ok().and_then(|mut shown| shown.pop());
         let in_place = shown.and_then(|shown| shown.in_place);
         BlobReport { hash, state, size, held, in_place, offline: state == BlobState::Complete, transfers, peers }
     }

@@ -73,6 +73,9 @@ pub(super) struct State {
     /// It is on the list of the next flush.
     pub queued: bool,
     pub files: Option<Arc<Files>>,
+    /// How often files were taken away or replaced while they were not open here. Who opens them without the lock
+    /// tells by it whether they are still those of the blob.
+    pub replaced: u64,
 }
 
 impl Blob {
@@ -194,34 +197,50 @@ impl Blob {
     /// Its files, opened if they are not yet. If one is missing, the blob is dropped; but an outboard is made
     /// anew from the content, if all of that is there.
     pub(super) fn files(&self) -> Result<Arc<Files>, StoreError> {
-        let mut opened = self.open_files(&mut self.state.lock());
+        let mut opened = self.open_files();
         if let Err(StoreError::Missing { .. }) = opened
             && self.restore_outboard()?
         {
-            opened = self.open_files(&mut self.state.lock());
+            opened = self.open_files();
         }
         if let Err(StoreError::Missing { .. }) = opened {
-            self.drop_all(None)?;
-            opened = self.open_files(&mut self.state.lock());
+            self.drop_missing()?;
+            opened = self.open_files();
         }
         opened
     }
 
-    /// Its files, opened if they are not yet.
-    pub(super) fn open_files(&self, state: &mut State) -> Result<Arc<Files>, StoreError> {
-        if let Some(files) = &state.files {
-            return Ok(files.clone());
+    /// Its files, opened if they are not yet. To be called without a lock that others may need: the file system of a
+    /// user's file may hang.
+    pub(super) fn open_files(&self) -> Result<Arc<Files>, StoreError> {
+        loop {
+            let (replaced, opened) = self.look_for_files();
+            let mut state = self.state.lock();
+            if let Some(files) = &state.files {
+                return Ok(files.clone());
+            }
+            if state.replaced == replaced {
+                return opened.inspect(|files| state.files = Some(files.clone()));
+            }
         }
-        let files =
-            Arc::new(Files::open(&self.shared.layout, &self.hash, self.size, state.origin == Origin::Reference)?);
-        state.files = Some(files.clone());
-        Ok(files)
+    }
+
+    /// The files, which may have been opened just for this, and how often they had been replaced before.
+    pub(super) fn look_for_files(&self) -> (u64, Result<Arc<Files>, StoreError>) {
+        let (replaced, in_place) = {
+            let state = self.state.lock();
+            if let Some(files) = &state.files {
+                return (state.replaced, Ok(files.clone()));
+            }
+            (state.replaced, state.origin == Origin::Reference)
+        };
+        (replaced, Files::open(&self.shared.layout, &self.hash, self.size, in_place).map(Arc::new))
     }
 
     /// Takes note that nothing is held any more, and returns what was charged for.
     pub(super) fn clear(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        let empty = State { queued: state.queued, ..State::default() };
+        let empty = State { queued: state.queued, replaced: state.replaced + 1, ..State::default() };
         std::mem::replace(&mut *state, empty).charged
     }
 
@@ -232,7 +251,8 @@ impl Blob {
         let (origin, pinned, before) = (state.origin, state.pinned, state.charged);
         let record = Record::new(self.size, &RangeSet::new(), origin, pinned, self.last_use());
         let charged = before.map(|_| record.charge());
-        *state = State { queued: state.queued, origin, pinned, charged, ..State::default() };
+        let replaced = state.replaced + 1;
+        *state = State { queued: state.queued, origin, pinned, charged, replaced, ..State::default() };
         let freed = before.unwrap_or(0).saturating_sub(record.charge());
         (record, freed)
     }

@@ -180,12 +180,17 @@ pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<(usi
     if verified.is_empty() {
         return Ok((0, Vec::new()));
     }
+    let is_untouched = |blob: &Verified| {
+        let again = Files::open(&shared.layout, &blob.hash, blob.record.size, blob.files.in_place);
+        again.and_then(|files| files.stamp()).is_ok_and(|stamp| stamp == blob.stamp)
+    };
+    // Before the lock, for its file system may hang; a file of the user's may change at any time as it is.
+    let look = |blob: Verified| (blob.files.in_place.then(|| is_untouched(&blob)), blob);
+    let looked_at: Vec<_> = verified.into_iter().map(look).collect();
     let _structure = shared.structure.write();
     let (mut taken, mut changed) = (Vec::new(), Vec::new());
-    for blob in verified {
-        let again = Files::open(&shared.layout, &blob.hash, blob.record.size, blob.files.in_place);
-        let same = again.and_then(|files| files.stamp());
-        let untouched = matches!(same, Ok(stamp) if stamp == blob.stamp);
+    for (untouched, blob) in looked_at {
+        let untouched = untouched.unwrap_or_else(|| is_untouched(&blob));
         if shared.opened(&blob.hash).is_some() || shared.index.get(&blob.hash)?.is_some() {
             continue;
         }

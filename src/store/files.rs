@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -44,7 +45,7 @@ const STAMP_AGE_NS: i128 = 50_000_000;
 /// Content and outboard of a blob, open.
 #[derive(Debug)]
 pub(super) struct Files {
-    pub content: Arc<File>,
+    pub content: ManuallyDrop<Arc<File>>,
     pub content_path: PathBuf,
     /// None for a blob of one group.
     pub outboard: Option<File>,
@@ -69,6 +70,18 @@ pub(super) struct Stamp {
     changed_ns: i128,
 }
 
+impl Drop for Files {
+    fn drop(&mut self) {
+        // SAFETY: it is taken nowhere but here, and nobody can use it afterwards.
+        let content = unsafe { ManuallyDrop::take(&mut self.content) };
+        if self.in_place {
+            // To close it may take as long as its file system hangs, and whoever is the last to let go of it may be one
+            // that must not wait. Without a thread it is closed here.
+            drop(std::thread::Builder::new().name("byhash-close".to_owned()).spawn(move || drop(content)));
+        }
+    }
+}
+
 impl Files {
     /// Makes the files of a blob of which nothing is held, the content with `marks`. What lies in their place is
     /// unlinked.
@@ -83,7 +96,7 @@ impl Files {
             len => Some(create_file(&outboard_path, len)?),
         };
         Ok(Self {
-            content: Arc::new(content),
+            content: ManuallyDrop::new(Arc::new(content)),
             content_path,
             outboard,
             outboard_path,
@@ -113,7 +126,7 @@ impl Files {
             }
         };
         Ok(Self {
-            content: Arc::new(content),
+            content: ManuallyDrop::new(Arc::new(content)),
             content_path,
             outboard,
             outboard_path,

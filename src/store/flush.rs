@@ -99,7 +99,7 @@ impl Shared {
         snapshots.retain(|snapshot| {
             let Err(error) = snapshot.files.sync(&self.layout, &snapshot.blob.hash()) else { return true };
             self.metrics.store_write_errors.inc();
-            let forgotten = snapshot.blob.drop_all(Some(&snapshot.files));
+            let forgotten = snapshot.blob.drop_all(&snapshot.files);
             if result.is_ok() {
                 result = forgotten.and(Err(error));
             }

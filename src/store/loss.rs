@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use super::StoreError;
 use super::blob::Blob;
 use super::files::Files;
+use super::in_place::InPlace;
 use super::record::{Origin, content_charge};
 use super::shared::Shared;
 
@@ -27,7 +28,7 @@ impl Blob {
     ) -> StoreError {
         let hash = self.hash();
         if files.in_place {
-            return self.drop_all(Some(files)).err().unwrap_or(StoreError::Corrupt { hash, groups });
+            return self.drop_all(files).err().unwrap_or(StoreError::Corrupt { hash, groups });
         }
         let mut state = self.state();
         if state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, files)) {
@@ -59,19 +60,31 @@ impl Blob {
         StoreError::Corrupt { hash, groups }
     }
 
-    /// Drops all that is held because the files are not what the index says: `files`, as far as they are still
-    /// those of the blob; without, those that cannot be opened, if that is still so.
-    pub(super) fn drop_all(&self, files: Option<&Arc<Files>>) -> Result<(), StoreError> {
+    /// Drops all that is held because `files` are not what the index says, if they are still those of the blob.
+    pub(super) fn drop_all(&self, files: &Arc<Files>) -> Result<(), StoreError> {
+        self.drop_if(|| self.is_backed_by(files))
+    }
+
+    /// Drops all that is held if a file is missing.
+    pub(super) fn drop_missing(&self) -> Result<(), StoreError> {
+        let (replaced, found) = self.look_for_files();
+        let is_missing = matches!(found, Err(StoreError::Missing { .. }));
+        self.drop_if(|| {
+            let state = self.state();
+            is_missing && state.files.is_none() && state.replaced == replaced
+        })
+    }
+
+    /// Drops all that is held if `is_lost` says so, which is asked with `structure` held.
+    fn drop_if(&self, is_lost: impl FnOnce() -> bool) -> Result<(), StoreError> {
+        // Looked for before the lock, for its file system may hang.
+        let in_place = self.is_in_place().then(|| self.shared.in_place(&self.hash(), self.size(), false)).flatten();
         let _structure = self.shared.structure.write();
-        let still = match files {
-            Some(files) => self.is_backed_by(files),
-            None => matches!(self.open_files(&mut self.state()), Err(StoreError::Missing { .. })),
-        };
-        if !still {
+        if !is_lost() {
             return Ok(());
         }
         self.shared.metrics.store_corrupt_groups.add(self.state().held_groups);
-        if self.is_kept() { self.shared.lose_content(self) } else { self.shared.forget_locked(self) }
+        if self.is_kept() { self.shared.lose_content(self, in_place) } else { self.shared.forget_locked(self) }
     }
 
     /// Removes `files` if they are those of the blob, which is not to be kept, no group is held and nobody writes.
@@ -112,16 +125,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes note that nothing is held any more of `blob`, which stays known. The caller holds `structure`.
-    fn lose_content(&self, blob: &Blob) -> Result<(), StoreError> {
+    /// Takes note that nothing is held any more of `blob`, which stays known and was served from the file `in_place`,
+    /// if from one of the user's. The caller holds `structure`.
+    fn lose_content(&self, blob: &Blob, in_place: Option<InPlace>) -> Result<(), StoreError> {
         if !blob.holds_any() {
             return Ok(());
         }
         let (record, freed) = blob.lose_groups();
         self.space.release(freed);
-        let (hash, size) = (blob.hash(), blob.size());
+        let hash = blob.hash();
         if record.origin == Origin::Reference {
-            let why = self.in_place(&hash, size, false).and_then(|place| place.complaint());
+            let why = in_place.and_then(|place| place.complaint());
             tracing::warn!(%hash, "{}; it is served no more", why.as_deref().unwrap_or("the link to its file is gone"));
         } else {
             tracing::warn!(%hash, "its files on disk are missing or cut short; it is dropped and will be fetched again");

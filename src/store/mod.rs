@@ -62,7 +62,8 @@
 //!
 //! In this order, never the other way round: `mending`, `evicting`, `staging`, `flushing`, `structure` (which files and
 //! entries exist), the index's write transaction, the state of a blob. What takes long, the copy of a damaged file and the
-//! making of an outboard, is done under `mending` alone.
+//! making of an outboard, is done under `mending` alone. The file system of a user's file may hang, so such a file is
+//! opened, looked for and closed under none but that.
 //!
 //! All of it blocks; asynchronous callers use `spawn_blocking`.
 

@@ -97,7 +97,13 @@ impl Blob {
         if is_there() {
             return Ok(true);
         }
-        make_outboard(&self.shared, &hash, self.size(), self.is_in_place(), &|| true, &|| Ok(self.is_complete()))
+        let is_wanted = || {
+            let mut state = self.state();
+            // Who has just found it missing looks again.
+            state.replaced += 1;
+            Ok(state.complete)
+        };
+        make_outboard(&self.shared, &hash, self.size(), self.is_in_place(), &|| true, &is_wanted)
     }
 }
 

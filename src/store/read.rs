@@ -198,8 +198,8 @@ impl Blob {
     pub fn whole_file(&self) -> Option<WholeFile> {
         let stamp = self.stamp_of_checked(&(0..group_count(self.size())))?;
         // What is missing is not looked after here.
-        let files = self.open_files(&mut self.state()).ok()?;
-        let whole = WholeFile { file: files.content.clone(), identity: stamp.identity() };
+        let files = self.open_files().ok()?;
+        let whole = WholeFile { file: Arc::clone(&files.content), identity: stamp.identity() };
         (files.stamp().ok()? == stamp).then_some(whole)
     }
 
@@ -227,7 +227,7 @@ impl Blob {
         match files.content.read_exact_at(buf, groups.start * GROUP_LEN) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.is_backed_by(files) => {
-                self.drop_all(Some(files))?;
+                self.drop_all(files)?;
                 return Err(StoreError::Missing { hash: self.hash(), path: files.content_path.clone() });
             }
             Err(error) if is_damage(&error) => {

@@ -16,7 +16,7 @@ use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_
 enum Prepared {
     /// They are made, and charged for.
     Made,
-    /// They are open.
+    /// There are some, to be opened unless they are open.
     Opened,
     /// They are those of a blob that was complete.
     Sealed(Arc<Files>),
@@ -39,7 +39,7 @@ impl Blob {
             Err(error) => {
                 self.shared.space.release(reserved);
                 if let StoreError::Missing { .. } = error {
-                    self.drop_all(None)?;
+                    self.drop_missing()?;
                 }
                 return Err(error);
             }
@@ -88,6 +88,9 @@ impl Blob {
             if let Some(files) = self.join_writers() {
                 return Ok(files);
             }
+            if self.holds_any() {
+                self.open_files()?;
+            }
             self.shared.reserve(outboard)?;
             let prepared = self.prepare_files();
             // Charged only if the files are new.
@@ -108,7 +111,7 @@ impl Blob {
         Some(files.clone())
     }
 
-    /// Opens the files, or makes them if nothing is held.
+    /// Makes the files if nothing is held.
     fn prepare_files(&self) -> Result<Prepared, StoreError> {
         let layout = &self.shared.layout;
         let _structure = self.shared.structure.write();
@@ -128,8 +131,8 @@ impl Blob {
             }
             return Ok(if is_new { Prepared::Made } else { Prepared::Opened });
         }
-        let files = self.open_files(&mut state)?;
-        Ok(if is_sealed(&files) && !state.complete { Prepared::Sealed(files) } else { Prepared::Opened })
+        let to_mend = state.files.clone().filter(|files| is_sealed(files) && !state.complete);
+        Ok(to_mend.map_or(Prepared::Opened, Prepared::Sealed))
     }
 
     /// Puts a copy of what is held in the place of the content file, which was complete and must not be written to.

@@ -11,6 +11,9 @@ mod errnos;
 mod failover;
 mod fstab;
 mod git;
+mod hanging;
+#[path = "../support/hanging_files.rs"]
+mod hanging_files;
 mod keeping;
 #[path = "../support/kernel.rs"]
 mod kernel;

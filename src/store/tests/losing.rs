@@ -19,8 +19,8 @@ fn what_is_found_of_files_says_nothing_of_those_that_have_taken_their_place() {
         // Somebody adds it while a write fails, a read finds a file cut short and a sync fails.
         add(&store, dir.path(), &sample);
         blob.drop_unused(&old).unwrap();
-        blob.drop_all(Some(&old)).unwrap();
-        blob.drop_all(None).unwrap();
+        blob.drop_all(&old).unwrap();
+        blob.drop_missing().unwrap();
         blob.drop_groups(&old, &[sample.all()], sample.all());
         let info = store.lookup(&sample.hash).unwrap().unwrap();
         assert_eq!((info.complete, info.origin, info.pinned), (true, Origin::Local, true));
