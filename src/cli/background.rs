@@ -77,7 +77,10 @@ async fn first_line(mut command: Command) -> Result<Result<String, ExitStatus>, 
                 // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
                 unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
             }
-            child.wait().await.map_err(failed)?;
+            tokio::select! {
+                ended = child.wait() => { ended.map_err(failed)?; }
+                again = interrupted() => again?,
+            }
             return Err(CommandError::Failed("interrupted before the node was ready".to_owned()));
         }
     }

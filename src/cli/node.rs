@@ -61,7 +61,17 @@ pub(super) fn run_node(config: &NodeConfig, place: Option<Place>) -> Result<(), 
 async fn live(config: &NodeConfig, place: Option<Place>) -> Result<(), CommandError> {
     // Listened for before there is anything that would have to be cleaned up.
     let mut signals = Signals::listen()?;
-    let node = Node::start(config).await.map_err(failed)?;
+    // In a task of its own, for it may have to wait for the disk.
+    let config_of_node = config.clone();
+    let starting = tokio::spawn(async move { Node::start(&config_of_node).await });
+    let node = tokio::select! {
+        biased;
+        started = starting => started.map_err(failed)?.map_err(failed)?,
+        () = signals.any() => {
+            tracing::info!("told to end before it had started");
+            return Ok(());
+        }
+    };
     let attended = attend(&node, config, place, &mut signals).await;
     node.shutdown().await;
     attended
@@ -86,7 +96,15 @@ async fn attend(
     let handler: Arc<dyn ControlHandler> = node.clone();
     let control = listener.map(|listener| tokio::spawn(serve(listener, handler, async { drop(stopped.await) })));
     let mount = match place {
-        Some(place) => Some(mount_at(node, config, place).await?),
+        Some(place) => tokio::select! {
+            biased;
+            mounted = mount_at(node, config, place) => Some(mounted?),
+            // The mount point may lie on a file system that hangs. What is mounted after all is taken off again.
+            () = signals.any() => {
+                tracing::info!("told to end before it was mounted");
+                return Ok(());
+            }
+        },
         None => None,
     };
     announce(node.id(), node.listen_addr());

@@ -31,6 +31,7 @@ mod rustc;
 mod silent;
 #[path = "../support/skip.rs"]
 mod skip;
+mod starting;
 mod supervised;
 mod toolchains;
 mod trust;
