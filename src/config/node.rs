@@ -317,5 +317,12 @@ mod tests {
         let around = Surroundings { var: &|_| None, root: true, system_file: &file };
         let error = Layers::load(RawConfig::default(), None, &around).unwrap().node().unwrap_err().to_string();
         assert!(error.contains(file.to_str().unwrap()) && error.contains("'me'"), "{error}");
+        for key in ["state", "secret-file"] {
+            std::fs::write(&file, format!("{key} = ''")).unwrap();
+            let error = Layers::load(RawConfig::default(), None, &around).unwrap().node().unwrap_err();
+            assert!(error.is_misuse());
+            let place = format!("{key} in {}: '' is not a path", file.display());
+            assert!(error.to_string().starts_with(&place), "{error}");
+        }
     }
 }

@@ -91,7 +91,9 @@ impl RawConfig {
             ConfigError::FileInvalid { path: path.to_owned(), line, reason }
         })?;
         let home = path.parent().unwrap_or(Path::new(""));
-        for relative in [&mut raw.state, &mut raw.secret_file].into_iter().flatten() {
+        let given = [&mut raw.state, &mut raw.secret_file].into_iter().flatten();
+        // An empty one stays what it is, no path, or it would be the directory of the file.
+        for relative in given.filter(|path| !path.as_os_str().is_empty()) {
             *relative = home.join(&*relative);
         }
         Ok(raw)
