@@ -42,7 +42,9 @@ pub(super) struct StoreFlags {
     #[command(flatten)]
     which: StateFlags,
 
-    /// What the cache may hold on disk, where no node runs: 20G, 500MiB [default: as the last node, or 10GiB]
+    /// What the cache may hold on disk, where no node runs: 20G, 500MiB
+    ///
+    /// [default: what the last node there was given; if none ran, as configured, or 10GiB]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<String>,
 }

@@ -153,19 +153,26 @@ impl Layers {
 
     /// What the cache of a node may hold on disk, in bytes.
     fn cache_size(&self) -> Result<u64, ConfigError> {
-        Ok(self.given_cache_size()?.unwrap_or(DEFAULT_CACHE_SIZE))
+        Ok(self.given_cache_size()?.map_or(DEFAULT_CACHE_SIZE, |(_, size)| size))
     }
 
-    /// What the cache in the state directory may hold on disk while no node runs, in bytes: where nothing else is
-    /// said, what the last one was told.
+    /// What the cache in the state directory may hold on disk while no node runs, in bytes: what a flag says, else
+    /// what the last node there was given, for the environment and the file may be meant for another one, else what
+    /// these say.
     pub fn cache_size_without_node(&self) -> Result<u64, ConfigError> {
-        let given = self.given_cache_size()?;
-        Ok(given.or(self.state()?.noted_cache_size()).unwrap_or(DEFAULT_CACHE_SIZE))
+        let (by_flag, otherwise) = match self.given_cache_size()? {
+            Some((Origin::Flags, size)) => (Some(size), None),
+            given => (None, given.map(|(_, size)| size)),
+        };
+        let noted = self.state()?.noted_cache_size();
+        Ok(by_flag.or(noted).or(otherwise).unwrap_or(DEFAULT_CACHE_SIZE))
     }
 
-    fn given_cache_size(&self) -> Result<Option<u64>, ConfigError> {
+    /// The size of the cache, in bytes, and who says so.
+    fn given_cache_size(&self) -> Result<Option<(&Origin, u64)>, ConfigError> {
         let Some((origin, text)) = self.pick(|raw| raw.cache_size.as_ref()) else { return Ok(None) };
-        parse_size(text).map(Some).map_err(|reason| value(origin, "cache-size", reason))
+        let size = parse_size(text).map_err(|reason| value(origin, "cache-size", reason))?;
+        Ok(Some((origin, size)))
     }
 }
 
@@ -299,6 +306,29 @@ mod tests {
         for bad in ["", "big", "-1G", "20X", "9999999999999T"] {
             refused(size(bad), &["--cache-size", &format!("'{bad}'")]);
         }
+    }
+
+    #[test]
+    fn without_a_node_only_a_flag_counts_above_what_the_last_one_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("byhash.toml");
+        let around = Surroundings { var: &|_| None, root: true, system_file: &file };
+        let state = StateDir::new(dir.path());
+        let size = |flag: Option<&str>| {
+            let flags = RawConfig {
+                state: Some(dir.path().to_owned()),
+                cache_size: flag.map(str::to_owned),
+                ..RawConfig::default()
+            };
+            Layers::load(flags, None, &around).unwrap().cache_size_without_node().unwrap()
+        };
+        assert_eq!(size(None), DEFAULT_CACHE_SIZE);
+        std::fs::write(&file, "cache-size = '1GiB'").unwrap();
+        assert_eq!(size(None), 1 << 30);
+        state.note_cache_size(2 << 30).unwrap();
+        assert_eq!((size(None), size(Some("3GiB"))), (2 << 30, 3 << 30));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(size(None), 2 << 30);
     }
 
     #[test]
