@@ -11,7 +11,7 @@ use super::mend::mend;
 use super::scrub_position::{At, Position};
 use super::status::ScrubStatus;
 use crate::ids::ContentHash;
-use crate::store::{Page, Scrubbed, Store, StoreError};
+use crate::store::{Page, Store, StoreError};
 use crate::transfer::Engine;
 
 /// Bytes that are checked before a pause (1 MiB).
@@ -97,38 +97,34 @@ impl Scrubber {
 
     /// Checks one blob, at the rate that is allowed, and mends it.
     async fn scrub(&self, hash: ContentHash) -> Result<(), StoreError> {
-        let mut from = Some(0);
+        let (mut from, mut damaged, mut unmended) = (Some(0), 0, None);
         while let Some(group) = from {
             let began = Instant::now();
             let store = self.store.clone();
-            let Some(scrubbed) = blocking(move || store.scrub(&hash, group, STEP)).await? else { return Ok(()) };
+            let Some(scrubbed) = blocking(move || store.scrub(&hash, group, STEP)).await? else { break };
             self.status.lock().checked_bytes += scrubbed.checked;
             from = scrubbed.next;
             if let Some(failure) = &scrubbed.failure {
-                tracing::warn!("scrubbing leaves out a blob: {failure}");
+                tracing::warn!(%hash, "scrubbing leaves out a blob: {failure}");
             }
             if !scrubbed.dropped.is_empty() {
-                self.mend(&scrubbed).await;
+                self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
+                damaged += scrubbed.dropped_bytes;
+                let mended = mend(&self.engine, &self.store, hash, &scrubbed.dropped, scrubbed.pinned).await;
+                unmended = unmended.or(mended.err());
             }
             let cost = scrubbed.checked.max(MIN_COST);
             sleep_until(began + Duration::from_secs_f64(cost as f64 / self.rate as f64)).await;
         }
-        Ok(())
-    }
-
-    async fn mend(&self, scrubbed: &Scrubbed) {
-        self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
-        let Scrubbed { hash, dropped, pinned, .. } = scrubbed;
-        match mend(&self.engine, &self.store, *hash, dropped, *pinned).await {
-            Ok(()) => tracing::info!(bytes = scrubbed.dropped_bytes, "what scrubbing found damaged was fetched again"),
-            Err(error) => {
+        match unmended {
+            None if damaged == 0 => {}
+            None => tracing::info!(%hash, bytes = damaged, "what scrubbing found damaged was fetched again"),
+            Some(error) => {
                 self.status.lock().unmended_blobs += 1;
-                tracing::error!(
-                    bytes = scrubbed.dropped_bytes,
-                    "scrubbing found damage that cannot be mended: {error}"
-                );
+                tracing::error!(%hash, bytes = damaged, "scrubbing found damage that cannot be mended: {error}");
             }
         }
+        Ok(())
     }
 }
 

@@ -254,6 +254,11 @@ fn damage_to_what_was_added_is_said_each_time_until_it_is_added_again() {
     assert_eq!(stdout(&node.run(["verify"])), "checked 1 blob, 1.0 MiB: no damage\n");
 }
 
+/// How far the node's scrubbing is.
+fn scrub_status(seat: &Seat) -> Value {
+    serde_json::from_str::<Value>(&stdout(&seat.run(["status", "--json"]))).unwrap()["scrub"].clone()
+}
+
 #[test]
 fn a_node_scrubs_in_the_background_and_mends() {
     let sandbox = Sandbox::new();
@@ -262,15 +267,14 @@ fn a_node_scrubs_in_the_background_and_mends() {
     let hash = hash_of(&blob);
     let node = sandbox.seat("b").serve(asking(&[&holder]));
     stdout(&node.run(["prefetch", &hash]));
-    let status = |seat: &Seat| serde_json::from_str::<Value>(&stdout(&seat.run(["status", "--json"]))).unwrap();
-    assert!(status(&node)["scrub"].is_null());
+    assert!(scrub_status(&node).is_null());
     let seat = node.stop();
     damage(&seat, &hash, &[0, 100]);
     let mut flags = asking(&[&holder]);
     flags.extend(["--scrub-rate", "1GB"]);
     let node = seat.serve(flags.clone());
-    eventually("a pass of scrubbing", || status(&node)["scrub"]["passes"] == 1);
-    let scrub = &status(&node)["scrub"];
+    eventually("a pass of scrubbing", || scrub_status(&node)["passes"] == 1);
+    let scrub = scrub_status(&node);
     assert_eq!((&scrub["checked_blobs"], &scrub["resting"]), (&1.into(), &true.into()));
     assert_eq!((&scrub["damaged_bytes"], &scrub["unmended_blobs"]), (&(2 * GROUP).into(), &0.into()));
     assert!(stdout(&node.run(["status"])).contains("scrub"));
@@ -278,8 +282,24 @@ fn a_node_scrubs_in_the_background_and_mends() {
     assert_eq!(node.metric("fetched_bytes"), 2 * GROUP);
     // A restart does not bring the next pass forward.
     let node = node.stop().serve(flags);
-    eventually("the scrubber rests", || status(&node)["scrub"]["resting"] == true);
-    assert_eq!(status(&node)["scrub"]["passes"], 0);
+    eventually("the scrubber rests", || scrub_status(&node)["resting"] == true);
+    assert_eq!(scrub_status(&node)["passes"], 0);
+}
+
+#[test]
+fn blobs_that_scrubbing_could_not_mend_are_counted_and_named() {
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    let hash = seat.add(&content(91, 3 * MIB + 3));
+    // In two steps of a pass.
+    damage(&seat, &hash, &[0, 100]);
+    let node = seat.serve(["--scrub-rate", "1GB"]);
+    eventually("a pass of scrubbing", || scrub_status(&node)["passes"] == 1);
+    let scrub = scrub_status(&node);
+    assert_eq!((&scrub["damaged_bytes"], &scrub["unmended_blobs"]), (&(2 * GROUP).into(), &1.into()));
+    let log = node.log();
+    let errors: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+    assert!(errors.len() == 1 && errors[0].contains(&hash), "{errors:?}");
 }
 
 #[test]
