@@ -10,8 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::mend::mend;
 use super::scrub_position::{At, Position};
 use super::status::ScrubStatus;
-use crate::ids::ContentHash;
-use crate::store::{Page, Store, StoreError};
+use crate::store::{HeldBlob, Origin, Page, Store, StoreError};
 use crate::transfer::Engine;
 
 /// Bytes that are checked before a pause (1 MiB).
@@ -84,7 +83,7 @@ impl Scrubber {
             let store = self.store.clone();
             let Page { blobs, next } = blocking(move || store.list(after, PAGE_LEN)).await?;
             for blob in blobs {
-                self.scrub(blob.hash).await?;
+                self.scrub(&blob).await?;
                 self.status.lock().checked_blobs += 1;
             }
             position.at = next.map_or(At::Through, |next| At::Behind(Some(next)));
@@ -95,8 +94,13 @@ impl Scrubber {
         Ok(())
     }
 
-    /// Checks one blob, at the rate that is allowed, and mends it.
-    async fn scrub(&self, hash: ContentHash) -> Result<(), StoreError> {
+    /// Checks one blob, at the rate that is allowed, and mends it. A file of the user's that has changed or is gone
+    /// is the user's affair: nothing is fetched in its place, and it counts only when that is found out.
+    async fn scrub(&self, blob: &HeldBlob) -> Result<(), StoreError> {
+        let (hash, in_place) = (blob.hash, blob.origin == Origin::Reference);
+        if in_place && !blob.complete {
+            return Ok(());
+        }
         let (mut from, mut damaged, mut unmended) = (Some(0), 0, None);
         while let Some(group) = from {
             let began = Instant::now();
@@ -110,14 +114,17 @@ impl Scrubber {
             if !scrubbed.dropped.is_empty() {
                 self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
                 damaged += scrubbed.dropped_bytes;
-                let mended = mend(&self.engine, &self.store, hash, &scrubbed.dropped, scrubbed.pinned).await;
-                unmended = unmended.or(mended.err());
+                // It may have been added again in another way.
+                if scrubbed.origin != Origin::Reference {
+                    let mended = mend(&self.engine, &self.store, hash, &scrubbed.dropped, scrubbed.pinned).await;
+                    unmended = unmended.or(mended.err());
+                }
             }
             let cost = scrubbed.checked.max(MIN_COST);
             sleep_until(began + Duration::from_secs_f64(cost as f64 / self.rate as f64)).await;
         }
         match unmended {
-            None if damaged == 0 => {}
+            None if damaged == 0 || in_place => {}
             None => tracing::info!(%hash, bytes = damaged, "what scrubbing found damaged was fetched again"),
             Some(error) => {
                 self.status.lock().unmended_blobs += 1;

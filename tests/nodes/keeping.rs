@@ -1,5 +1,7 @@
 //! What people do with content: listing, pinning, removing, collecting; with a node and without.
 
+use std::ffi::OsStr;
+
 use serde_json::Value;
 
 use super::content::{MIB, content, hash_of};
@@ -259,6 +261,12 @@ fn scrub_status(seat: &Seat) -> Value {
     serde_json::from_str::<Value>(&stdout(&seat.run(["status", "--json"]))).unwrap()["scrub"].clone()
 }
 
+/// Has the next node scrub at once, as it would a day later.
+fn begin_the_next_pass(seat: Seat) -> Seat {
+    std::fs::remove_file(seat.state.join("scrub-position")).unwrap();
+    seat
+}
+
 #[test]
 fn a_node_scrubs_in_the_background_and_mends() {
     let sandbox = Sandbox::new();
@@ -300,6 +308,30 @@ fn blobs_that_scrubbing_could_not_mend_are_counted_and_named() {
     let log = node.log();
     let errors: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
     assert!(errors.len() == 1 && errors[0].contains(&hash), "{errors:?}");
+}
+
+#[test]
+fn scrubbing_fetches_nothing_in_place_of_a_file_that_its_owner_has_removed() {
+    let sandbox = Sandbox::new();
+    let blob = content(92, 3 * MIB + 3);
+    let (hash, file) = (hash_of(&blob), sandbox.write("a file", &blob));
+    let holder = sandbox.holder("a", &[&blob]);
+    let mut seat = sandbox.seat("b");
+    stdout(&seat.run([OsStr::new("add"), OsStr::new("--reference"), file.as_os_str()]));
+    std::fs::remove_file(&file).unwrap();
+    let mut flags = asking(&[&holder]);
+    flags.extend(["--scrub-rate", "1GB"]);
+    // Once when it is found out, once when it is known.
+    for damaged in [blob.len() as u64, 0] {
+        let node = seat.serve(flags.clone());
+        eventually("a pass of scrubbing", || scrub_status(&node)["passes"] == 1);
+        let scrub = scrub_status(&node);
+        assert_eq!((&scrub["damaged_bytes"], &scrub["unmended_blobs"]), (&damaged.into(), &0.into()));
+        let listed = listed(&node, &hash).unwrap();
+        assert_eq!((&listed["in_place"]["state"], &listed["held"]), (&"missing".into(), &0.into()));
+        assert_eq!(node.metric("fetched_bytes"), 0);
+        seat = begin_the_next_pass(node.stop());
+    }
 }
 
 #[test]
