@@ -1,17 +1,21 @@
 //! Scrubbing in the background: all that is held is checked, slowly, once a day, and damage mended.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rangemap::RangeSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::mend::mend;
+use super::mend::{MendError, mend};
 use super::scrub_position::{At, Position};
 use super::status::ScrubStatus;
+use crate::ids::ContentHash;
 use crate::store::{HeldBlob, Origin, Page, Store, StoreError};
 use crate::transfer::Engine;
+use crate::verify::group_count;
 
 /// Bytes that are checked before a pause (1 MiB).
 const STEP: u64 = 1 << 20;
@@ -33,13 +37,15 @@ pub(super) struct Scrubber {
     /// The file that says where the last pass was when the node ended.
     position: PathBuf,
     status: Mutex<ScrubStatus>,
+    /// The groups that were found damaged and could not be fetched again, by blob.
+    unmended: Mutex<HashMap<ContentHash, RangeSet<u64>>>,
 }
 
 impl Scrubber {
     /// A scrubber that checks `rate` bytes a second at most and begins where `position` says.
     pub fn new(engine: Engine, store: Store, rate: u64, position: PathBuf) -> Arc<Self> {
         let status = Mutex::new(ScrubStatus { rate, ..ScrubStatus::default() });
-        Arc::new(Self { engine, store, rate, position, status })
+        Arc::new(Self { engine, store, rate, position, status, unmended: Mutex::default() })
     }
 
     /// How far it is.
@@ -82,10 +88,15 @@ impl Scrubber {
         while let At::Behind(after) = position.at {
             let store = self.store.clone();
             let Page { blobs, next } = blocking(move || store.list(after, PAGE_LEN)).await?;
-            for blob in blobs {
-                self.scrub(&blob).await?;
+            for blob in &blobs {
+                self.scrub(blob).await?;
                 self.status.lock().checked_blobs += 1;
             }
+            // What is not listed where it would stand has been removed.
+            let is_listed = |hash: &ContentHash| blobs.iter().any(|blob| blob.hash == *hash);
+            let in_page =
+                |hash: &ContentHash| after.is_none_or(|after| *hash > after) && next.is_none_or(|next| *hash <= next);
+            self.note_unmended(|unmended| unmended.retain(|hash, _| !in_page(hash) || is_listed(hash)));
             position.at = next.map_or(At::Through, |next| At::Behind(Some(next)));
             if let Err(error) = position.save(&self.position) {
                 tracing::warn!("{} cannot be written: {error}", self.position.display());
@@ -101,37 +112,72 @@ impl Scrubber {
         if in_place && !blob.complete {
             return Ok(());
         }
-        let (mut from, mut damaged, mut unmended) = (Some(0), 0, None);
+        let (mut from, mut damaged, mut failure) = (Some(0), 0, None);
+        let mut lacking = self.found_before(blob);
+        if !lacking.is_empty() {
+            match self.mend(hash, &lacking, blob.pinned).await {
+                Ok(()) => {
+                    tracing::info!(%hash, "what was found damaged before was fetched again");
+                    lacking = RangeSet::new();
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
         while let Some(group) = from {
             let began = Instant::now();
             let store = self.store.clone();
             let Some(scrubbed) = blocking(move || store.scrub(&hash, group, STEP)).await? else { break };
             self.status.lock().checked_bytes += scrubbed.checked;
             from = scrubbed.next;
-            if let Some(failure) = &scrubbed.failure {
-                tracing::warn!(%hash, "scrubbing leaves out a blob: {failure}");
+            if let Some(reason) = &scrubbed.failure {
+                tracing::warn!(%hash, "scrubbing leaves out a blob: {reason}");
             }
             if !scrubbed.dropped.is_empty() {
                 self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
                 damaged += scrubbed.dropped_bytes;
                 // It may have been added again in another way.
                 if scrubbed.origin != Origin::Reference {
-                    let mended = mend(&self.engine, &self.store, hash, &scrubbed.dropped, scrubbed.pinned).await;
-                    unmended = unmended.or(mended.err());
+                    let dropped = scrubbed.dropped.iter().map(|(start, end)| *start..*end).collect();
+                    if let Err(error) = self.mend(hash, &dropped, scrubbed.pinned).await {
+                        lacking.extend(dropped);
+                        failure = failure.or(Some(error));
+                    }
                 }
             }
             let cost = scrubbed.checked.max(MIN_COST);
             sleep_until(began + Duration::from_secs_f64(cost as f64 / self.rate as f64)).await;
         }
-        match unmended {
+        self.note_unmended(|unmended| match failure {
+            None => drop(unmended.remove(&hash)),
+            Some(_) => drop(unmended.insert(hash, lacking)),
+        });
+        match failure {
             None if damaged == 0 || in_place => {}
             None => tracing::info!(%hash, bytes = damaged, "what scrubbing found damaged was fetched again"),
             Some(error) => {
-                self.status.lock().unmended_blobs += 1;
-                tracing::error!(%hash, bytes = damaged, "scrubbing found damage that cannot be mended: {error}");
+                tracing::error!(%hash, bytes = damaged, "damage cannot be mended, which the next pass tries again: {error}");
             }
         }
         Ok(())
+    }
+
+    /// The groups of `blob` that are known to have been damaged before. What was added here was whole once.
+    fn found_before(&self, blob: &HeldBlob) -> RangeSet<u64> {
+        if blob.origin == Origin::Local && !blob.complete {
+            return RangeSet::from_iter(std::iter::once(0..group_count(blob.size)));
+        }
+        self.unmended.lock().get(&blob.hash).cloned().unwrap_or_default()
+    }
+
+    async fn mend(&self, hash: ContentHash, groups: &RangeSet<u64>, pinned: bool) -> Result<(), MendError> {
+        let groups: Vec<_> = groups.iter().map(|range| (range.start, range.end)).collect();
+        mend(&self.engine, &self.store, hash, &groups, pinned).await
+    }
+
+    fn note_unmended(&self, change: impl FnOnce(&mut HashMap<ContentHash, RangeSet<u64>>)) {
+        let mut unmended = self.unmended.lock();
+        change(&mut unmended);
+        self.status.lock().unmended_blobs = unmended.len() as u64;
     }
 }
 

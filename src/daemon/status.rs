@@ -59,7 +59,7 @@ pub struct ScrubStatus {
     pub resting: bool,
     /// Bytes found damaged since the node's start.
     pub damaged_bytes: u64,
-    /// Blobs of which those could not be fetched again.
+    /// Blobs of which damaged groups could not be fetched again so far; each pass tries to.
     pub unmended_blobs: u64,
 }
 

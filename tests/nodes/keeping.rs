@@ -295,10 +295,11 @@ fn a_node_scrubs_in_the_background_and_mends() {
 }
 
 #[test]
-fn blobs_that_scrubbing_could_not_mend_are_counted_and_named() {
+fn blobs_that_scrubbing_could_not_mend_are_counted_named_and_tried_again() {
     let sandbox = Sandbox::new();
     let seat = sandbox.seat("a");
-    let hash = seat.add(&content(91, 3 * MIB + 3));
+    let blob = content(91, 3 * MIB + 3);
+    let hash = seat.add(&blob);
     // In two steps of a pass.
     damage(&seat, &hash, &[0, 100]);
     let node = seat.serve(["--scrub-rate", "1GB"]);
@@ -308,6 +309,19 @@ fn blobs_that_scrubbing_could_not_mend_are_counted_and_named() {
     let log = node.log();
     let errors: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
     assert!(errors.len() == 1 && errors[0].contains(&hash), "{errors:?}");
+    // The next pass does no better; once a peer has the blob, it does.
+    let mut flags = vec!["--open", "--scrub-rate", "1GB"];
+    let node = begin_the_next_pass(node.stop()).serve(flags.clone());
+    eventually("a pass of scrubbing", || scrub_status(&node)["passes"] == 1);
+    let scrub = scrub_status(&node);
+    assert_eq!((&scrub["damaged_bytes"], &scrub["unmended_blobs"]), (&0.into(), &1.into()));
+    let holder = sandbox.holder("b", &[&blob]);
+    flags.extend(["--peer", &holder.peer]);
+    let node = begin_the_next_pass(node.stop()).serve(flags.clone());
+    eventually("a pass of scrubbing", || scrub_status(&node)["passes"] == 1);
+    assert_eq!(scrub_status(&node)["unmended_blobs"], 0);
+    assert_eq!(node.metric("fetched_bytes"), 2 * GROUP);
+    assert_eq!(listed(&node, &hash).unwrap()["complete"], true);
 }
 
 #[test]
