@@ -238,3 +238,19 @@ fn many_are_staged_and_taken_over_together() {
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     assert!(on_disk(&dir.path().join("blobs")) <= of_blobs(&store));
 }
+
+#[test]
+fn a_page_of_files_with_odd_names_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let users = Users::new(10, 1);
+    let deep = (0..12).fold(users.dir.path().canonicalize().unwrap(), |path, _| path.join("\u{1}".repeat(250)));
+    fs::create_dir_all(&deep).unwrap();
+    let place = deep.join("the end");
+    fs::rename(users.path(), &place).unwrap();
+    store.adopt(stage(dir.path(), Source::InPlace(&place), &|_| {}).unwrap().blob()).unwrap();
+    let shown = store.list(None, 1).unwrap().blobs.pop().unwrap();
+    assert!(serde_json::to_string(&shown).unwrap().len() < 5000);
+    let place = shown.in_place.unwrap();
+    assert!(place.path.ends_with("/the end") && place.state == InPlaceState::Present);
+}
