@@ -249,12 +249,16 @@ fn what_is_not_mounted_is_not_unmounted() {
 }
 
 #[test]
-fn a_missing_file_for_the_demo_is_named() {
+fn what_is_no_file_for_the_demo_is_named_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let output = run(dir.path(), &["demo", "/nonexistent/file"]);
-    // Where nothing can be mounted, that is said first.
-    if Path::new("/dev/fuse").exists() {
-        assert_sentence(&output, 1, &["/nonexistent/file"]);
+    let path = dir.path().to_str().unwrap();
+    for (word, reason) in [("/nonexistent/file", "No such file"), (path, "not a regular file"), ("/dev/null", "not a")]
+    {
+        let output = run(dir.path(), &["demo", word]);
+        // Where nothing can be mounted, that is said first.
+        if Path::new("/dev/fuse").exists() {
+            assert_sentence(&output, 2, &[word, reason]);
+        }
     }
 }
 

@@ -29,10 +29,7 @@ impl Demo {
         let program = std::env::current_exe()
             .map_err(|error| CommandError::Failed(format!("the program's own file cannot be found: {error}")))?;
         let file = self.file.unwrap_or_else(|| program.clone());
-        let file = std::fs::canonicalize(&file)
-            .ok()
-            .filter(|path| path.is_file())
-            .ok_or_else(|| CommandError::Failed(format!("{}: there is no such file", file.display())))?;
+        let file = regular_file(&file)?;
         let sandbox = Arc::new(Sandbox::new(program)?);
         sandbox.clean_up_on_signals()?;
         let told = story::tell(&sandbox, &file).and_then(|mountpoint| leave_to_user(&mountpoint));
@@ -48,6 +45,14 @@ impl Demo {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Where `path` leads to, if that is a regular file.
+fn regular_file(path: &Path) -> Result<PathBuf, CommandError> {
+    let refused = |reason: &dyn std::fmt::Display| CommandError::Misused(format!("{}: {reason}", path.display()));
+    let found = std::fs::canonicalize(path).map_err(|error| refused(&error))?;
+    let metadata = std::fs::metadata(&found).map_err(|error| refused(&error))?;
+    if metadata.is_file() { Ok(found) } else { Err(refused(&"it is not a regular file")) }
 }
 
 /// On a terminal, leaves the mount to the user until Enter.
