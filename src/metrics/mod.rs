@@ -92,7 +92,7 @@ metrics! {
     store_blobs, "1", "Blobs held, partial ones included (gauge).";
     store_unflushed_blobs, "1", "Blobs with writes that are not yet durable (gauge).";
     store_evicted_blobs, "1", "Blobs evicted to make room.";
-    store_checked_groups, "groups", "Groups on disk checked against their hash, for a read or ahead of one.";
+    store_checked_groups, "groups", "Groups on disk checked against their hash: for a read, ahead of one, or by scrubbing.";
     store_corrupt_groups, "groups", "Groups on disk found wrong and dropped.";
     store_write_errors, "1", "Failed writes to the store; the reads concerned went on uncached.";
     store_uncached, "1", "1 if the cache could not be used when the node started: all reads go on from memory.";

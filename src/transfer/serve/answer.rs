@@ -50,7 +50,7 @@ impl Server {
             lane.write_all(&buffer[..reply.first]).await
         };
         in_time(turn.spend(write)).await?;
-        self.note_sent(sent, head.len() + reply.first, reply.first);
+        self.note_sent(sent, reply.first);
         drop(head);
         for piece in reply.rest {
             let len = piece.len() as usize;
@@ -71,7 +71,7 @@ impl Server {
                 turn = self.turn(lane, &request, sent, 0).await?;
             }
             in_time(turn.spend(lane.write_all(&buffer[..len]))).await?;
-            self.note_sent(sent, len, len);
+            self.note_sent(sent, len);
         }
         timeout(SEND_DEADLINE, lane.flush())
             .await
@@ -103,8 +103,8 @@ impl Server {
         Ok(turn)
     }
 
-    fn note_sent(&self, sent: &Sent, bytes: usize, content: usize) {
-        self.metrics.served_bytes.add(bytes as u64);
+    fn note_sent(&self, sent: &Sent, content: usize) {
+        self.metrics.served_bytes.add(content as u64);
         sent.note_content(content as u64);
     }
 }
