@@ -262,6 +262,19 @@ fn what_is_no_file_for_the_demo_is_named_with_the_reason() {
     }
 }
 
+#[test]
+fn the_demo_of_a_file_that_is_too_large_says_what_room_it_needs() {
+    if !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("large");
+    // It takes no room itself.
+    std::fs::File::create(&file).unwrap().set_len(8 << 40).unwrap();
+    let output = run(dir.path(), &["demo", file.to_str().unwrap()]);
+    assert_sentence(&output, 1, &["the demo needs", "TMPDIR"]);
+}
+
 /// Adds `content` as a file called `name` in `dir` and gives what was printed.
 fn add(dir: &Path, state: &Path, name: &str, content: &[u8]) -> String {
     let file = dir.join(name);

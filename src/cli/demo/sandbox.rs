@@ -81,7 +81,10 @@ impl Sandbox {
         let failed = |error: std::io::Error| CommandError::Failed(format!("the command's output: {error}"));
         let status = self.take(id)?.wait().map_err(failed)?;
         if !status.success() {
-            return Err(CommandError::Failed(format!("the command ended with {status}")));
+            return Err(CommandError::Failed(format!(
+                "'{}' ended with {status}",
+                shown(args).trim_start_matches("$ ").trim_end()
+            )));
         }
         read.map(|_| text).map_err(failed)
     }

@@ -6,22 +6,34 @@ use std::path::Path;
 
 use super::super::failure::CommandError;
 use super::sandbox::at;
+use crate::config::KEEP_FREE;
 use crate::ids::ContentHash;
 
 /// Its size in bytes (256 MiB): many times what is read ahead at once.
 pub(super) const SECOND_BLOB_LEN: u64 = 256 << 20;
 
-/// Room the demo needs in its directory, in bytes: the blob itself, its copies in three stores,
-/// and as much again for the first file and all else.
-const ROOM: u64 = 5 * SECOND_BLOB_LEN;
+/// The stores that have a copy of it, and of the first file.
+const STORES: u64 = 3;
+
+/// Room for all else, in bytes (64 MiB): proofs, which take less than a hundredth of the second blob, indexes, logs.
+const OTHER_ROOM: u64 = 64 << 20;
 
 /// Bytes made and written at a time (1 MiB).
 const PIECE_LEN: usize = 1 << 20;
 
 const _: () = assert!(SECOND_BLOB_LEN.is_multiple_of(PIECE_LEN as u64) && PIECE_LEN.is_multiple_of(8));
 
-/// Refuses if the file system of `dir` has not [`ROOM`].
-pub(super) fn check_room(dir: &Path) -> Result<(), CommandError> {
+/// Room that the demo needs in its directory, in bytes, if it shares a file of `len` bytes: the second blob, the copies,
+/// and what the stores leave free.
+fn room_for(len: u64) -> u64 {
+    // The proofs of the first file are in it.
+    let copies = len.saturating_add(len / 100).saturating_mul(STORES);
+    copies.saturating_add((1 + STORES) * SECOND_BLOB_LEN + KEEP_FREE + OTHER_ROOM)
+}
+
+/// Refuses if the file system of `dir` has no room for a demo that shares `file`.
+pub(super) fn check_room(dir: &Path, file: &Path) -> Result<(), CommandError> {
+    let room = room_for(std::fs::metadata(file).map_err(|error| at(file, &error))?.len());
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(dir.as_os_str().as_bytes())
         .map_err(|_| CommandError::Failed(format!("{}: it has a NUL in its name", dir.display())))?;
@@ -32,11 +44,11 @@ pub(super) fn check_room(dir: &Path) -> Result<(), CommandError> {
         return Err(at(dir, &std::io::Error::last_os_error()));
     }
     let free = figures.f_bavail.saturating_mul(figures.f_frsize);
-    if free < ROOM {
+    if free < room {
         let mib = |bytes: u64| bytes >> 20;
         return Err(CommandError::Failed(format!(
             "the demo needs {} MiB in {} and there are {}: set TMPDIR to a directory with more room",
-            mib(ROOM),
+            mib(room),
             dir.display(),
             mib(free)
         )));

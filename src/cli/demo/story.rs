@@ -20,7 +20,7 @@ const KILL_AT: u64 = SECOND_BLOB_LEN * 3 / 8;
 
 /// Tells all of it; the mount is still there afterwards. Gives the mount point.
 pub(super) fn tell(sandbox: &Sandbox, file: &Path) -> Result<PathBuf, CommandError> {
-    second_blob::check_room(sandbox.dir())?;
+    second_blob::check_room(sandbox.dir(), file)?;
     let name = sandbox.dir().display();
     print(&format!("byhash demo: two holders and a mounted node on this machine, all in {name}\n"))?;
 
