@@ -1,12 +1,14 @@
 //! The node's side of the control socket.
 
 use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -23,6 +25,12 @@ use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatu
 
 /// Conversations at one time; further clients wait. Far more than one user's commands need.
 const MAX_CONVERSATIONS: usize = 64;
+
+/// The mode of the socket: it is its owner's.
+const SOCKET_MODE: u32 = 0o600;
+
+/// Clients that may wait to be let in.
+const BACKLOG: i32 = 1024;
 
 /// How long a client may take over its next question before the connection is closed.
 pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(30);
@@ -101,10 +109,25 @@ impl ControlListener {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        let socket = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let socket = listen_alone(path).map_err(failed)?;
+        // The umask may have taken away more.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
         Ok(Self { socket, path: path.to_owned() })
     }
+}
+
+/// Listens at `path`, where nobody else may connect at any time, whatever the umask: Linux gives the file of a socket
+/// the mode that the socket has when it is bound.
+fn listen_alone(path: &Path) -> std::io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // SAFETY: no pointers, and the descriptor is open while `socket` lives.
+    if unsafe { libc::fchmod(socket.as_raw_fd(), SOCKET_MODE) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
 }
 
 impl Drop for ControlListener {
@@ -276,4 +299,18 @@ async fn send_blob(to: &mut (impl AsyncWrite + Unpin), reader: Arc<dyn BlobReade
         write_data(to, &bytes).await?;
     }
     write_end(to).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_its_owner_s_from_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let _socket = listen_alone(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+    }
 }
