@@ -14,7 +14,7 @@ use crate::ids::{ContentHash, LaneBinding, PeerId, Priority, TransferId};
 use crate::store::{Blob, StoreError};
 use crate::transfer::buffers::Buffer;
 use crate::transport::BoxLane;
-use crate::verify::{GROUP_LEN, last_group};
+use crate::verify::{GROUP_LEN, bytes_of, last_group};
 use crate::wire::{
     Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_HAVE_RANGES, Message, encode, end_len,
 };
@@ -50,20 +50,21 @@ impl Server {
             }
         };
         let sent = blobs.len() as u64;
+        let content_len: u64 = blobs.iter().map(|blob| bytes_of(blob.size(), &last_group(blob.size())).len()).sum();
         if sent > 0
             && self.turns.allow_sending()
             && let Some(_place) = self.place(peer)
-            && let Ok(Some((content, turn))) = timeout(CONTENT_PATIENCE, self.ends(peer, blobs)).await
+            && let Ok(Some((ends, turn))) = timeout(CONTENT_PATIENCE, self.ends(peer, blobs)).await
         {
             // In one message, or it would take the other side as long as two.
             let mut message = encode(&Message::HaveReply(reply));
-            message.extend_from_slice(&content);
+            message.extend_from_slice(&ends);
             let write = async {
                 lane.write_all(&message).await?;
                 lane.flush().await
             };
             in_time(turn.spend(write)).await?;
-            self.metrics.served_bytes.add(content.len() as u64);
+            self.metrics.served_bytes.add(content_len);
             self.metrics.served_with_answer.add(sent);
             return Ok(());
         }
