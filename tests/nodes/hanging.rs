@@ -34,7 +34,7 @@ fn questions_about_a_file_that_hangs_hold_up_nothing_but_themselves() {
     let hash = stdout(&seat.run([OsStr::new("add"), "--reference".as_ref(), files.file().as_os_str()]));
     let hash = hash.split(' ').next().unwrap().to_owned();
     let node = seat.serve(["--open"]);
-    // Dropped first, should the test fail: the processes wait for it.
+    // Dropped first, should the test fail: no process ends before its question is answered.
     let files = files;
     files.hang();
     // One for each thread that could be held up.

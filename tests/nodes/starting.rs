@@ -1,6 +1,6 @@
 //! A node that is told to end while it starts.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use byhash::store::{Config, Store};
@@ -8,24 +8,29 @@ use byhash::store::{Config, Store};
 use super::hanging_files::HangingFiles;
 use super::node::{Sandbox, Seat, eventually, fuse_is_here};
 
-fn start(seat: &Seat, args: &[&str]) -> Child {
-    seat.command(args).args(["--open", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).spawn().unwrap()
+/// A node that has not started yet. Dropped, it is killed.
+struct Starting(Child);
+
+impl Starting {
+    fn new(seat: &Seat, args: &[&str]) -> Self {
+        let mut command = seat.command(args);
+        Self(command.args(["--open", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    /// The exit code after it was told to end by `signal`; `None` if that has killed it.
+    fn end(mut self, signal: i32) -> Option<i32> {
+        // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
+        assert_eq!(unsafe { libc::kill(self.0.id().cast_signed(), signal) }, 0);
+        eventually("the node ends", || self.0.try_wait().unwrap().is_some());
+        self.0.wait().unwrap().code()
+    }
 }
 
-fn tell_to_end(child: &Child, signal: i32) {
-    // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
-    assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0);
-}
-
-/// The exit code, `None` if a signal has ended it.
-fn exit_code(child: &mut Child) -> Option<i32> {
-    let mut code = None;
-    eventually("the node ends", || {
-        let ended = child.try_wait().unwrap();
-        code = ended.and_then(|status| status.code());
-        ended.is_some()
-    });
-    code
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -38,10 +43,9 @@ fn it_does_not_go_on_waiting_for_a_cache_that_is_in_use() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // It makes one before it opens the store, and listens for signals before that.
         std::fs::remove_file(&key).unwrap();
-        let mut node = start(&seat, &["serve"]);
+        let node = Starting::new(&seat, &["serve"]);
         eventually("it is about to open the store", || key.exists());
-        tell_to_end(&node, signal);
-        assert_eq!(exit_code(&mut node), Some(0));
+        assert_eq!(node.end(signal), Some(0));
     }
     drop(store);
 }
@@ -57,19 +61,17 @@ fn it_does_not_go_on_waiting_for_a_mount_point_that_hangs() {
     let mount_point = files.file();
     files.hang();
     // The kernel lets nobody go whose question was taken; those behind it can be ended.
-    let dir = sandbox.path("files");
-    let first = std::thread::spawn(move || dir.metadata().unwrap());
+    let mut first = Command::new("stat").arg(sandbox.path("files")).stdout(Stdio::null()).spawn().unwrap();
     files.wait_until_asked();
     for background in [false, true] {
         let foreground = if background { None } else { Some("-f") };
         let args: Vec<_> = ["mount", mount_point.to_str().unwrap()].into_iter().chain(foreground).collect();
-        let mut node = start(&seat, &args);
+        let node = Starting::new(&seat, &args);
         let socket = seat.state.join("control.sock");
         eventually("it is about to mount", || socket.exists());
-        tell_to_end(&node, libc::SIGINT);
-        assert_eq!(exit_code(&mut node), Some(i32::from(background)), "in the background: {background}");
+        assert_eq!(node.end(libc::SIGINT), Some(i32::from(background)), "in the background: {background}");
         eventually("its socket is gone", || !socket.exists());
     }
     files.go_on();
-    first.join().unwrap();
+    assert!(first.wait().unwrap().success());
 }
