@@ -1,7 +1,8 @@
 //! The control socket: how the commands talk to a running node.
 //!
 //! Participants: a node, which listens on `control.sock` in its state directory (mode 0600: the
-//! file permissions are the whole of the access control), and the commands of the same user. Goal: small questions, and blobs streamed out as they are fetched.
+//! file permissions are the whole of the access control), and the commands of the same user. Goal:
+//! small questions, and blobs streamed out as they are fetched.
 //! Not a goal: other languages, other machines, or other versions of the program.
 //!
 //! A conversation is a sequence of questions on one connection, each a [`Request`] in a message
