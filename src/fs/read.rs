@@ -1,7 +1,5 @@
 //! Reading an open file.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
@@ -9,14 +7,11 @@ use super::failures::Failure;
 use super::handle::OpenFile;
 use super::{Filesystem, FsError};
 use crate::ids::BlobRange;
-use crate::transfer::{BlobReader, FetchError, Priority};
+use crate::transfer::{FetchError, Priority};
 
 /// Deadlines that a read may take while bytes come from those who were asked for it. They may be of what was asked for
 /// before: many reads share a link. Those who bring this read nothing for long are given up by the engine.
 const MAX_DEADLINES: u32 = 30;
-
-/// How long bytes that have arrived may take from the disk.
-const AT_HAND: Duration = Duration::from_millis(200);
 
 impl Filesystem {
     /// What [`Filesystem::read`] would return, if it can be had without waiting.
@@ -52,9 +47,11 @@ impl Filesystem {
         let failure = file.failures.lock().of(range, Instant::now());
         if let Some(Failure { error, of_more }) = failure {
             let start = Instant::now();
-            let at_hand = if of_more { read_at_hand(&*file.reader, range).await } else { None };
+            // The kernel reads more than it was asked for, and when that fails, only what it was asked for: that may be
+            // here although the rest is not.
+            let here = if of_more { self.read_here(&file, range).await } else { None };
             file.failures.lock().discount(start.elapsed(), Instant::now());
-            return at_hand.ok_or_else(|| error.into());
+            return here.ok_or_else(|| error.into());
         }
         note_read(&file, range);
         match self.read_while_something_comes(&file, range).await {
@@ -65,6 +62,12 @@ impl Filesystem {
                 Err(error.into())
             }
         }
+    }
+
+    /// The bytes of `range` if they can be had without a holder.
+    async fn read_here(&self, file: &OpenFile, range: BlobRange) -> Option<Bytes> {
+        let bytes = timeout(self.deadlines.read, file.reader.read_here(range)).await.ok()??;
+        (bytes.len() as u64 == range.len()).then_some(bytes)
     }
 
     /// Reads `range`, giving up when a deadline passes in which nothing came from those who were asked.
@@ -82,14 +85,6 @@ impl Filesystem {
         }
         Err(FetchError::TimedOut)
     }
-}
-
-/// The bytes of `range` if they can be had without waiting for a holder. The kernel reads more than
-/// it was asked for, and when that fails, only what it was asked for: that may be here although the
-/// rest is not.
-async fn read_at_hand(reader: &dyn BlobReader, range: BlobRange) -> Option<Bytes> {
-    let bytes = timeout(AT_HAND, reader.read(range, Priority::Foreground)).await.ok()?.ok()?;
-    (bytes.len() as u64 == range.len()).then_some(bytes)
 }
 
 /// Has fetched ahead what this read makes likely.

@@ -49,6 +49,14 @@ pub struct Blob {
     last_use: AtomicU64,
 }
 
+/// What was held of a blob that was removed while it was open. The files have no names any more, take room on the disk
+/// that nothing is charged for, and go with the handle of the blob.
+#[derive(Debug)]
+pub(super) struct Removed {
+    pub files: Arc<Files>,
+    pub held: RangeSet<u64>,
+}
+
 /// What changes about a blob.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -73,6 +81,8 @@ pub(super) struct State {
     /// It is on the list of the next flush.
     pub queued: bool,
     pub files: Option<Arc<Files>>,
+    /// What was held when the blob was removed, for those who had it open then.
+    pub removed: Option<Arc<Removed>>,
     /// How often files were taken away or replaced while they were not open here. Who opens them without the lock
     /// tells by it whether they are still those of the blob.
     pub replaced: u64,
@@ -240,8 +250,19 @@ impl Blob {
     /// Takes note that nothing is held any more, and returns what was charged for.
     pub(super) fn clear(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        let empty = State { queued: state.queued, replaced: state.replaced + 1, ..State::default() };
-        std::mem::replace(&mut *state, empty).charged
+        let (queued, replaced, removed) = (state.queued, state.replaced + 1, state.removed.take());
+        std::mem::replace(&mut *state, State { queued, replaced, removed, ..State::default() }).charged
+    }
+
+    /// Takes note that it is removed, and returns what was charged for. Those who have it open can go on reading what
+    /// of it is in `files`.
+    pub(super) fn remove(&self, files: Option<Arc<Files>>) -> Option<u64> {
+        let held = self.verified();
+        let charged = self.clear();
+        if let Some(files) = files.filter(|_| !held.is_empty()) {
+            self.state().removed = Some(Arc::new(Removed { files, held }));
+        }
+        charged
     }
 
     /// Takes note that nothing is held any more of a blob that stays known. Returns what the index is to say, and
@@ -251,8 +272,8 @@ impl Blob {
         let (origin, pinned, before) = (state.origin, state.pinned, state.charged);
         let record = Record::new(self.size, &RangeSet::new(), origin, pinned, self.last_use());
         let charged = before.map(|_| record.charge());
-        let replaced = state.replaced + 1;
-        *state = State { queued: state.queued, origin, pinned, charged, replaced, ..State::default() };
+        let (queued, replaced, removed) = (state.queued, state.replaced + 1, state.removed.take());
+        *state = State { queued, origin, pinned, charged, replaced, removed, ..State::default() };
         let freed = before.unwrap_or(0).saturating_sub(record.charge());
         (record, freed)
     }

@@ -53,8 +53,8 @@ impl Store {
     }
 
     /// Removes `hashes`, pinned or not, added here or not: for each, in their order, the bytes on disk
-    /// that it was charged for, or `None` if nothing of it was held. Whoever has a content file open can
-    /// go on reading that.
+    /// that it was charged for, or `None` if nothing of it was held. Whoever has one open can go on reading what of it
+    /// was held ([`Blob::read_removed`](super::Blob::read_removed)).
     pub fn remove_all(&self, hashes: &[ContentHash]) -> Result<Vec<Option<u64>>, StoreError> {
         self.shared.remove_all(hashes)
     }
@@ -145,9 +145,14 @@ impl Shared {
     /// First from memory and index, then from disk, as [`Shared::forget`].
     fn remove_all(self: &Arc<Self>, hashes: &[ContentHash]) -> Result<Vec<Option<u64>>, StoreError> {
         self.claim_all(hashes)?;
+        // What nobody has open need not stay readable.
+        hashes.iter().for_each(|hash| self.lingering.let_go_of(hash));
+        // Before the lock: the file system of a user's file may hang.
+        let in_use: Vec<_> =
+            hashes.iter().map(|hash| self.opened(hash).map(|blob| (blob.open_files().ok(), blob))).collect();
         let _structure = self.structure.write();
         let cleared: Vec<Option<u64>> =
-            hashes.iter().map(|hash| self.opened(hash).and_then(|blob| blob.clear())).collect();
+            in_use.into_iter().map(|blob| blob.and_then(|(files, blob)| blob.remove(files))).collect();
         let records =
             self.write_index(|batch| hashes.iter().map(|hash| batch.take(hash)).collect::<Result<Vec<_>, _>>());
         let mut failed = None;

@@ -62,6 +62,11 @@ impl Kept {
         gone
     }
 
+    /// Keeps `hash` no longer; returns what was kept of it.
+    fn let_go_of(&mut self, hash: &ContentHash) -> Option<Arc<Blob>> {
+        self.blobs.pop(hash).inspect(|blob| _ = self.give_back(blob))
+    }
+
     /// Counts the descriptors of `blob` as given back; tells how many are taken now.
     fn give_back(&self, blob: &Blob) -> u64 {
         self.taken.fetch_sub(descriptors(blob), Ordering::Relaxed) - descriptors(blob)
@@ -82,6 +87,13 @@ impl Lingering {
     /// Keeps `blob`, which somebody has just opened, beyond its last handle.
     pub fn keep(&self, blob: &Arc<Blob>) {
         let gone = self.kept.lock().as_mut().map(|kept| kept.push(blob));
+        // Dropped here, away from the lock.
+        drop(gone);
+    }
+
+    /// Lets go of the blob `hash`.
+    pub fn let_go_of(&self, hash: &ContentHash) {
+        let gone = self.kept.lock().as_mut().and_then(|kept| kept.let_go_of(hash));
         // Dropped here, away from the lock.
         drop(gone);
     }

@@ -83,6 +83,23 @@ impl Blob {
         })
     }
 
+    /// The parts of `groups` that were held when the blob was removed: in order, disjoint. Empty unless it was removed
+    /// while this handle was open.
+    pub fn removed_parts(&self, groups: Range<u64>) -> Vec<Range<u64>> {
+        let Some(removed) = self.state().removed.clone() else { return Vec::new() };
+        let overlapping = removed.held.overlapping(&groups);
+        overlapping.map(|part| part.start.max(groups.start)..part.end.min(groups.end)).collect()
+    }
+
+    /// Reads `groups`, verified, which were held when the blob was removed; `None` if they were not, or cannot be read.
+    pub fn read_removed(&self, groups: &Range<u64>) -> Option<Bytes> {
+        let removed = self.state().removed.clone()?;
+        let mut bytes = vec![0; bytes_of(self.size(), groups).len() as usize];
+        removed.files.content.read_exact_at(&mut bytes, groups.start * GROUP_LEN).ok()?;
+        let is_right = check_groups(&removed.files, &self.hash(), self.size(), groups, &bytes).ok()?;
+        is_right.then(|| Bytes::from(bytes))
+    }
+
     /// Fills `buf` with the whole groups from byte `start` on, all of them verified.
     ///
     /// # Errors

@@ -29,13 +29,14 @@ pub(super) struct Reader {
     size: u64,
     /// Lives as long as the reader: what is fetched ahead is fetched for it.
     token: Arc<()>,
-    /// Keeps the files open, so that the bytes stay readable when the blob is evicted.
+    /// From the open on, if something is held by then: so the bytes stay readable when the blob is removed.
     blob: Mutex<Option<Arc<Blob>>>,
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, hash: ContentHash, size: u64) -> Self {
-        Self { shared, hash, size, token: Arc::new(()), blob: Mutex::new(None) }
+        let blob = Mutex::new(shared.store.blob_at_once(&hash).flatten());
+        Self { shared, hash, size, token: Arc::new(()), blob }
     }
 
     /// The bytes of `range` if remembered segments have them all.
@@ -81,7 +82,8 @@ impl Reader {
         kept.clone()
     }
 
-    /// Fills in what memory and the store have of `left`. True if the store could not read what it has.
+    /// Fills in what memory and the store have of `left`, if it was removed, too, as long as this is open. True if the
+    /// store could not read what it has.
     async fn fill(&self, destination: &mut Destination, left: &mut RangeSet<u64>) -> bool {
         for groups in left.clone().iter() {
             let mut group = groups.start;
@@ -111,8 +113,28 @@ impl Reader {
                     None => unreadable |= blob.has(held),
                 }
             }
+            for removed in blob.removed_parts(groups.clone()) {
+                let (blob, part) = (blob.clone(), removed.clone());
+                let read = tokio::task::spawn_blocking(move || blob.read_removed(&part)).await;
+                if let Ok(Some(bytes)) = read {
+                    destination.take_from(bytes_of(self.size, &removed).start, &bytes);
+                    left.remove(removed);
+                }
+            }
         }
         unreadable
+    }
+
+    /// See [`BlobReader::read_here`].
+    async fn read_range_here(&self, range: BlobRange) -> Option<Bytes> {
+        let range = range.clip(self.size);
+        if range.is_empty() {
+            return Some(Bytes::new());
+        }
+        let mut destination = Destination::new(range);
+        let mut left = RangeSet::from_iter([groups_of(self.size, range)]);
+        self.fill(&mut destination, &mut left).await;
+        left.is_empty().then(|| destination.into_bytes())
     }
 
     /// Reads from the store; `None` if what is there turns out wrong or unreadable.
@@ -195,6 +217,10 @@ impl BlobReader for Reader {
             let blob = self.blob.lock().clone()?;
             read_cached(&blob, range)
         })
+    }
+
+    fn read_here(&self, range: BlobRange) -> BoxFuture<'_, Option<Bytes>> {
+        Box::pin(self.read_range_here(range))
     }
 
     fn whole_file(&self) -> Option<WholeFile> {

@@ -68,7 +68,8 @@ pub trait BlobSource: Send + Sync + 'static {
     fn size(&self, hash: ContentHash) -> BoxFuture<'_, Result<u64, FetchError>>;
 
     /// A reader of `hash`, whose proven size is `size`. Does not touch the network. While it
-    /// lives, what it has read or will read stays readable whatever the cache evicts.
+    /// lives, what it has read or will read stays readable whatever the cache evicts, and what is held
+    /// of the blob at this moment stays readable even if it is removed.
     fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader>;
 
     /// Whether `hash` is complete here and known to be right as it lies on disk. No waiting.
@@ -131,6 +132,11 @@ pub trait BlobReader: Send + Sync + 'static {
     /// without waiting. `None` says nothing but that [`BlobReader::read`] is to be used.
     fn read_at_hand(&self, _range: BlobRange) -> Option<Bytes> {
         None
+    }
+
+    /// The bytes of `range` (clipped to the size) if all of them are here, in memory or on disk: verified. Asks nobody.
+    fn read_here(&self, range: BlobRange) -> BoxFuture<'_, Option<Bytes>> {
+        Box::pin(std::future::ready(self.read_at_hand(range)))
     }
 
     /// The content file, if the blob is whole (see [`BlobSource::is_whole`]), for whoever reads it

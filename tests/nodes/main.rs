@@ -26,6 +26,7 @@ mod no_cache;
 mod node;
 mod programs;
 mod reading;
+mod removed;
 mod restart;
 mod rustc;
 mod silent;
