@@ -33,9 +33,10 @@ impl ControlHandler for Node {
     fn fetch(&self, hash: ContentHash, progress: ProgressFn) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             self.engine().fetch(hash, progress).await?;
-            let error = || "the cache did not take it: it has no room, or its disk fails".to_owned();
-            let kept = self.is_held(hash);
-            if kept { Ok(()) } else { Err(Failure { kind: FailureKind::Other, error: error() }) }
+            if self.is_held(hash) {
+                return Ok(());
+            }
+            Err(Failure { kind: FailureKind::Other, error: MendError::NotKept.to_string() })
         })
     }
 

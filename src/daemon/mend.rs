@@ -12,7 +12,7 @@ pub enum MendError {
     #[error("{0}")]
     Fetch(#[from] FetchError),
     /// The cache did not keep it.
-    #[error("the cache did not take it: it has no room, or its disk fails")]
+    #[error("the cache does not hold it: there is no room, its disk fails, or it was removed meanwhile")]
     NotKept,
     /// The store failed.
     #[error("{0}")]

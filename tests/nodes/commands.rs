@@ -1,9 +1,10 @@
 //! Commands on nodes that have peers.
 
+use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use super::content::{MIB, content, hash_of, hash_of_file};
-use super::node::{Sandbox, asking, failure, fuse_is_here, stdout};
+use super::node::{Sandbox, asking, eventually, failure, fuse_is_here, stdout};
 
 #[test]
 fn get_fetches_from_peers_and_what_it_got_is_kept() {
@@ -108,4 +109,34 @@ fn a_mount_with_an_open_file_is_unmounted_and_its_node_ends_when_that_is_closed(
     stdout(&reader.run(["status"]));
     drop(file);
     assert_eq!(reader.ended(), Some(0));
+}
+
+#[test]
+fn whoever_reads_is_told_that_the_transfer_was_cancelled() {
+    if !fuse_is_here("whoever_reads_is_told_that_the_transfer_was_cancelled") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = content(62, 64 * MIB);
+    let hash = hash_of(&bytes);
+    let holder = sandbox.seat("a");
+    holder.add(&bytes);
+    // So fast that what comes next would be there in no time, and so slow that it is not at its end before.
+    let holder = holder.serve(["--open", "--serve-rate", "20MB"]);
+    let reader = sandbox.reader("b", &[&holder]);
+    let mut file = std::fs::File::open(reader.file(&hash)).unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut read = Vec::new();
+        let error = file.read_to_end(&mut read).err().and_then(|error| error.raw_os_error());
+        (read, error)
+    });
+    eventually("it is read", || reader.metric("read_bytes") > MIB as u64);
+    let transfers = stdout(&reader.run(["transfers", "ls", "--json"]));
+    let transfers: serde_json::Value = serde_json::from_str(&transfers).unwrap();
+    stdout(&reader.run(["transfers", "cancel", transfers[0]["id"].as_str().unwrap()]));
+    let (read, error) = reading.join().unwrap();
+    assert_eq!(error, Some(libc::ECANCELED));
+    assert!(read == bytes[..read.len()] && read.len() < bytes.len());
+    // Whoever opens it anew gets it.
+    assert_eq!(hash_of_file(&reader.file(&hash)).unwrap(), hash);
 }

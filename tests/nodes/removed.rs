@@ -61,13 +61,13 @@ fn what_was_removed_of_a_part_is_read_by_those_who_have_it_open() {
     eventually("what came is written", || reader.metric("store_unflushed_blobs") == 0);
     holder.stop();
     stdout(&reader.run(["rm", &hash]));
-    nix_drop_cache(&file);
+    have_the_kernel_forget(&file);
     let again = std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0);
     assert!(again.is_ok() && first == bytes[..12 * MIB], "{again:?}");
 }
 
 /// Has the kernel forget what it has of the file.
-fn nix_drop_cache(file: &File) {
+fn have_the_kernel_forget(file: &File) {
     use std::os::fd::AsRawFd;
     // SAFETY: no pointers, and the descriptor is open.
     let refused = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
