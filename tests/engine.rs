@@ -332,6 +332,7 @@ async fn a_transfer_can_be_seen_and_cancelled_and_leaves_nothing() {
     let silent = hostile::start(&network, 3, &bytes, Vice::SilentToRequests);
     // Only the silent one can be reached: the transfer would take its time.
     network.set_fault(node_id(1), Fault::BlackHole);
+    let opened = node.engine.open(hash, bytes.len() as u64);
     let (engine, wanted) = (node.engine.clone(), hash);
     let fetch = tokio::spawn(async move { engine.fetch(wanted, |_, _| {}).await });
     let status = loop {
@@ -347,9 +348,12 @@ async fn a_transfer_can_be_seen_and_cancelled_and_leaves_nothing() {
     assert_eq!(fetch.await.unwrap(), Err(FetchError::Cancelled));
     node.assert_at_rest().await;
     assert!(!node.engine.cancel(status.id.parse().unwrap()), "it is over");
-    // What was cancelled may be wanted again.
+    // What was cancelled may be wanted again, but not by who had it open and noticed nothing yet.
     network.set_fault(node_id(1), Fault::None);
     silent.abort();
+    opened.prefetch(BlobRange::new(0, MIB as u64));
+    assert_eq!(node.engine.transfers(), []);
+    assert_eq!(opened.read(BlobRange::new(0, 1), Priority::Foreground).await, Err(FetchError::Cancelled));
     assert!(node.read(hash, MIB as u64).await.unwrap() == bytes);
     node.assert_at_rest().await;
 }

@@ -127,13 +127,6 @@ mod tests {
         assert_eq!(failures.of(BlobRange::new(200, 300), start), None);
         assert_eq!(failures.of(BlobRange::new(0, 100), start), None);
         assert_eq!(failures.of(BlobRange::new(100, 200), start + FAILURE_MEMORY), None);
-        failures.note(BlobRange::new(0, 1), FetchError::Cancelled, start);
-        failures.note(BlobRange::new(1, 2), FetchError::TimedOut, start);
-        let later = start + CANCEL_MEMORY - Duration::from_nanos(1);
-        assert!(
-            failures.of(BlobRange::new(0, 1), later).is_some() && failures.of(BlobRange::new(1, 2), later).is_none()
-        );
-        assert_eq!(failures.of(BlobRange::new(0, 1), start + CANCEL_MEMORY), None);
     }
 
     #[test]

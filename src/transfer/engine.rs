@@ -10,9 +10,10 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use rangemap::RangeSet;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::buffers::BufferBudget;
+use super::cancelled::Cancelled;
 use super::fetch::{self, Command, Destination, Filled};
 use super::reader::Reader;
 use super::recent::RecentSegments;
@@ -53,6 +54,7 @@ pub struct Shared {
     pub(super) transfers: Arc<TransferTable>,
     pub(super) metrics: Arc<Metrics>,
     sizes: Mutex<LruCache<ContentHash, u64>>,
+    pub(super) cancelled: Cancelled,
     fetches: DashMap<ContentHash, mpsc::Sender<Command>>,
     /// A permit a fetch task.
     places: Permits,
@@ -215,6 +217,7 @@ impl Engine {
             transfers: TransferTable::new(Direction::Fetch, metrics.clone()),
             metrics,
             sizes: Mutex::new(LruCache::new(sizes)),
+            cancelled: Cancelled::default(),
             fetches: DashMap::new(),
             places: Permits::new(MAX_FETCHES),
             phase: watch::Sender::new(Phase::Open),
@@ -231,9 +234,14 @@ impl Engine {
     }
 
     /// Ends the transfer with this id: exchanges are broken off, and whoever waits for bytes of it is
-    /// told [`FetchError::Cancelled`]. False if there is none. A later read begins a new one.
+    /// told [`FetchError::Cancelled`], for some time also who has the blob open and does not wait just now. False if
+    /// there is none. Other reads begin a new one.
     pub fn cancel(&self, id: TransferId) -> bool {
-        self.shared.transfers.cancel(id)
+        let cancelled = self.shared.transfers.cancel(id);
+        if let Some(hash) = cancelled {
+            self.shared.cancelled.note(hash, Instant::now());
+        }
+        cancelled.is_some()
     }
 
     /// Ends fetching: nothing new is asked for, what is on its way may still come for `drain`, the rest

@@ -8,6 +8,7 @@
 //!   under way.
 
 mod buffers;
+mod cancelled;
 mod engine;
 mod exchange;
 mod fetch;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rangemap::RangeSet;
+use tokio::time::Instant;
 
 use super::engine::Shared;
 use super::fetch::Destination;
@@ -27,6 +28,7 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     hash: ContentHash,
     size: u64,
+    opened: Instant,
     /// Lives as long as the reader: what is fetched ahead is fetched for it.
     token: Arc<()>,
     /// From the open on, if something is held by then: so the bytes stay readable when the blob is removed.
@@ -36,7 +38,12 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, hash: ContentHash, size: u64) -> Self {
         let blob = Mutex::new(shared.store.blob_at_once(&hash).flatten());
-        Self { shared, hash, size, token: Arc::new(()), blob }
+        Self { shared, hash, size, opened: Instant::now(), token: Arc::new(()), blob }
+    }
+
+    /// Whether nothing is fetched for it, since somebody has just cancelled that.
+    fn is_cancelled(&self) -> bool {
+        self.shared.cancelled.is_over(&self.hash, self.opened, Instant::now())
     }
 
     /// The bytes of `range` if remembered segments have them all.
@@ -178,6 +185,9 @@ impl Reader {
             if left.is_empty() {
                 return Ok(destination.into_bytes());
             }
+            if self.is_cancelled() {
+                return Err(FetchError::Cancelled);
+            }
             let now = left.iter().map(|groups| groups.end - groups.start).sum();
             rounds = if now < least { 0 } else { rounds + 1 };
             least = now;
@@ -232,6 +242,9 @@ impl BlobReader for Reader {
     }
 
     fn prefetch(&self, range: BlobRange) {
+        if self.is_cancelled() {
+            return;
+        }
         self.shared.prefetch(self.hash, self.size, range, &self.token);
     }
 

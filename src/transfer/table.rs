@@ -78,15 +78,15 @@ impl TransferTable {
         (done, asked)
     }
 
-    /// Tells the transfer with this id to end. False if there is none.
-    pub fn cancel(&self, id: TransferId) -> bool {
+    /// Tells the transfer with this id to end, and which blob it is of. `None` if there is none.
+    pub fn cancel(&self, id: TransferId) -> Option<ContentHash> {
         let entries = self.entries.lock();
-        let mut found = entries.iter().filter(|entry| entry.id == id).peekable();
-        let any = found.peek().is_some();
-        for entry in found {
+        let mut hash = None;
+        for entry in entries.iter().filter(|entry| entry.id == id) {
             entry.cancelled.send_replace(true);
+            hash = Some(entry.hash);
         }
-        any
+        hash
     }
 }
 
@@ -236,8 +236,8 @@ mod tests {
         let table = TransferTable::new(Direction::Serve, Arc::default());
         let enter = || table.enter(TransferId::next(), ContentHash::EMPTY, Some(0));
         let (one, other) = (enter(), enter());
-        assert!(table.cancel(one.id()));
-        assert!(!table.cancel(TransferId::next()));
+        assert!(table.cancel(one.id()).is_some());
+        assert!(table.cancel(TransferId::next()).is_none());
         tokio::select! {
             biased;
             () = other.cancelled() => panic!("the wrong one"),

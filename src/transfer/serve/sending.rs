@@ -64,7 +64,7 @@ impl Sending {
         for key in named {
             inner.cancelled.put(key, ());
         }
-        self.table.cancel(id)
+        self.table.cancel(id).is_some()
     }
 }
 
