@@ -59,7 +59,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Has what a check has dropped fetched again. Only a node can.
+    /// Has what a check has dropped or found lacking fetched again. Only a node can.
     pub(super) async fn mend(&mut self, scrubbed: &Scrubbed) -> Result<(), CommandError> {
         match self {
             Self::Node(node) => Ok(node.mend(scrubbed).await?),

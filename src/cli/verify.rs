@@ -18,19 +18,20 @@ use super::why::ADD_AGAIN;
 use crate::config::StateDir;
 use crate::control::{Order, Report};
 use crate::ids::ContentHash;
-use crate::store::{HeldBlob, Origin, Scrubbed};
+use crate::store::{Origin, Scrubbed};
 
 /// The arguments of `byhash verify`.
 ///
 /// Every 16 KiB is read from the disk and checked, whether it was found right before or not. What is wrong
-/// or missing is dropped, as it would be by a read, so that it can be fetched again. Exits with 1 if there
-/// was damage that has not been mended.
+/// or missing is dropped, as it would be by a read, so that it can be fetched again. What was added here or is
+/// pinned and is not whole any more counts as damaged, whenever the damage was found. Exits with 1 if there is damage
+/// that has not been mended.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     hashes: MaybeHashArgs,
 
-    /// Fetch what was dropped again, at once; a node must run
+    /// Fetch what is damaged again, at once; a node must run
     #[arg(long)]
     repair: bool,
 
@@ -47,18 +48,18 @@ pub(super) struct Verify {
 struct Figures {
     checked_blobs: u64,
     checked_bytes: u64,
+    /// Blobs of which something was found damaged, or that were added here or are pinned and were not whole any more.
     damaged_blobs: u64,
+    /// What of them was found damaged now.
     dropped_bytes: u64,
     mended_blobs: u64,
-    /// Blobs that were added here and have been damaged since, before this check.
-    incomplete_blobs: u64,
     /// Blobs that could not be read, though that is no damage, or are not held.
     unchecked_blobs: u64,
 }
 
 impl Figures {
     fn all_is_well(&self) -> bool {
-        self.mended_blobs == self.damaged_blobs && self.incomplete_blobs == 0 && self.unchecked_blobs == 0
+        self.mended_blobs == self.damaged_blobs && self.unchecked_blobs == 0
     }
 }
 
@@ -98,15 +99,40 @@ async fn held(keeper: &mut Keeper) -> Result<u64, CommandError> {
     }
 }
 
+/// What is damaged of a blob.
+#[derive(Debug, Default)]
+struct Damage {
+    /// Bytes that this check found wrong or missing.
+    dropped: u64,
+    /// Bytes that were not held before, and should have been.
+    lacking: u64,
+    /// Why it was not mended, if it was not.
+    unmended: Option<String>,
+}
+
+impl Damage {
+    fn for_people(&self) -> String {
+        match (self.dropped, self.lacking) {
+            (dropped, 0) => format!("{} were damaged and have been dropped", size(dropped)),
+            (0, lacking) => format!("{} have been missing since before", size(lacking)),
+            (dropped, lacking) => format!(
+                "{} were damaged and have been dropped, and {} have been missing since before",
+                size(dropped),
+                size(lacking)
+            ),
+        }
+    }
+}
+
 /// A check under way.
 struct Check {
     state: StateDir,
     keeper: Keeper,
-    /// What was dropped is fetched again.
+    /// What is damaged is fetched again.
     repair: bool,
     figures: Figures,
-    /// What was dropped of the blob that is being checked, and why that was not mended.
-    damaged: BTreeMap<ContentHash, (u64, Option<String>)>,
+    /// The damage to the blob that is being checked.
+    damaged: BTreeMap<ContentHash, Damage>,
     bar: Shown,
 }
 
@@ -124,7 +150,6 @@ impl Check {
                 let mut after = None;
                 loop {
                     let page = self.keeper.page(&mut after).await?;
-                    page.iter().for_each(|blob| self.note_incomplete(blob));
                     let batch: Vec<_> = page.iter().map(|blob| blob.hash).collect();
                     self.batch(&batch, false).await?;
                     if after.is_none() {
@@ -166,30 +191,19 @@ impl Check {
         Ok(())
     }
 
-    /// What was added and is not all there was damaged before, and still is.
-    fn note_incomplete(&mut self, blob: &HeldBlob) {
-        if blob.origin == Origin::Local && !blob.complete {
-            let missing = size(blob.size - blob.held);
-            let (hash, state) = (blob.hash, self.state.path().display());
-            self.say(&format_args!(
-                "{hash}: {missing} have been missing since it was found damaged; it was added here: add it again, to {state}"
-            ));
-            self.figures.incomplete_blobs += 1;
-        }
-    }
-
-    /// Takes note of a step, and mends what it has dropped. Gives the group to go on at.
+    /// Takes note of a step, and mends what it has dropped or found lacking. Gives the group to go on at.
     async fn note(&mut self, scrubbed: &Scrubbed) -> Result<Option<u64>, CommandError> {
         self.figures.checked_bytes += scrubbed.checked;
         self.bar.0.set_position(self.figures.checked_bytes);
-        if scrubbed.dropped_bytes > 0 || !scrubbed.dropped.is_empty() {
+        if !scrubbed.to_mend().is_empty() {
             let unmended = match self.repair {
                 true => self.keeper.mend(scrubbed).await.err().map(|error| error.to_string()),
                 false => Some(format!("'byhash prefetch {}' fetches it again where a peer has it", scrubbed.hash)),
             };
-            let (bytes, reason) = self.damaged.entry(scrubbed.hash).or_default();
-            *bytes += scrubbed.dropped_bytes;
-            *reason = reason.take().or(unmended);
+            let damage = self.damaged.entry(scrubbed.hash).or_default();
+            damage.dropped += scrubbed.dropped_bytes;
+            damage.lacking += scrubbed.lacking_bytes;
+            damage.unmended = damage.unmended.take().or(unmended);
             self.figures.dropped_bytes += scrubbed.dropped_bytes;
         }
         if scrubbed.next.is_none() {
@@ -206,25 +220,26 @@ impl Check {
             self.say(&format_args!("{hash}: {failure}"));
             self.figures.unchecked_blobs += 1;
         }
-        let Some((bytes, reason)) = self.damaged.remove(&hash) else { return };
+        let Some(found) = self.damaged.remove(&hash) else { return };
         self.figures.damaged_blobs += 1;
         let damage = match (scrubbed.origin, scrubbed.in_place.as_ref().and_then(|place| place.complaint())) {
             (Origin::Reference, why) => {
                 let why = why.unwrap_or("the file from which it was served has changed".to_owned());
                 format!("{hash}: {why}; it is served no more{ADD_AGAIN}")
             }
-            _ => format!("{hash}: {} were damaged and have been dropped", size(bytes)),
+            _ => format!("{hash}: {}", found.for_people()),
         };
-        let added = match scrubbed.origin {
+        let kept = match scrubbed.origin {
             Origin::Local => format!("; it was added here: add it again, to {}", self.state.path().display()),
+            Origin::Fetched if scrubbed.pinned => "; it is pinned".to_owned(),
             Origin::Fetched | Origin::Reference => String::new(),
         };
-        match reason {
+        match found.unmended {
             None => {
                 self.figures.mended_blobs += 1;
                 self.say(&format_args!("{damage}; they have been fetched again"));
             }
-            Some(reason) => self.say(&format_args!("{damage}: {reason}{added}")),
+            Some(reason) => self.say(&format_args!("{damage}: {reason}{kept}")),
         }
     }
 
@@ -244,11 +259,7 @@ fn for_people(figures: &Figures) -> String {
         0 => String::new(),
         count => format!("; {} could not be checked", blobs(count)),
     };
-    let incomplete = match figures.incomplete_blobs {
-        0 => String::new(),
-        count => format!("; {} damaged before and not whole again", blobs(count)),
-    };
-    format!("{checked}: {damage}{incomplete}{unchecked}\n")
+    format!("{checked}: {damage}{unchecked}\n")
 }
 
 #[cfg(test)]

@@ -62,10 +62,10 @@ impl Client {
         Ok(PrefetchStream { stream: &mut self.stream })
     }
 
-    /// Has what a scrub found damaged fetched again; it is held when this returns.
+    /// Has what a scrub found damaged or lacking fetched again; it is held when this returns.
     pub async fn mend(&mut self, scrubbed: &Scrubbed) -> Result<(), ControlError> {
-        let Scrubbed { hash, dropped, pinned, .. } = scrubbed.clone();
-        match self.ask(&Request::Mend { hash, groups: dropped, pinned }).await? {
+        let Scrubbed { hash, pinned, .. } = *scrubbed;
+        match self.ask(&Request::Mend { hash, groups: scrubbed.to_mend(), pinned }).await? {
             Response::Mended => Ok(()),
             _ => Err(ControlError::OutOfPlace),
         }

@@ -23,7 +23,7 @@ const MAX_FAILURE_LEN: usize = 512;
 /// Bytes that one [`Order::Verify`] checks (64 MiB): a fraction of a second on most disks.
 const VERIFY_STEP: u64 = 64 << 20;
 
-/// Ranges found damaged after which it ends: bounds its answer.
+/// Ranges found damaged or lacking after which it ends: bounds its answer.
 const VERIFY_RANGES: usize = 4096;
 
 /// What is to be done. All of it takes a bounded time, so that whoever asks can stop in between.
@@ -160,7 +160,7 @@ fn verify(
         let result = store.scrub(hash, std::mem::take(&mut group), left)?;
         if let Some(scrubbed) = &result {
             left = left.saturating_sub(scrubbed.checked);
-            ranges += scrubbed.dropped.len();
+            ranges += scrubbed.dropped.len() + scrubbed.lacking.len();
             paths += usize::from(scrubbed.in_place.is_some());
         }
         let unfinished = result.as_ref().is_some_and(|scrubbed| scrubbed.next.is_some());

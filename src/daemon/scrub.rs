@@ -15,7 +15,6 @@ use super::status::ScrubStatus;
 use crate::ids::ContentHash;
 use crate::store::{HeldBlob, Origin, Page, Store, StoreError};
 use crate::transfer::Engine;
-use crate::verify::group_count;
 
 /// Bytes that are checked before a pause (1 MiB).
 const STEP: u64 = 1 << 20;
@@ -112,17 +111,10 @@ impl Scrubber {
         if in_place && !blob.complete {
             return Ok(());
         }
-        let (mut from, mut damaged, mut failure) = (Some(0), 0, None);
-        let mut lacking = self.found_before(blob);
-        if !lacking.is_empty() {
-            match self.mend(hash, &lacking, blob.pinned).await {
-                Ok(()) => {
-                    tracing::info!(%hash, "what was found damaged before was fetched again");
-                    lacking = RangeSet::new();
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
+        let (mut from, mut damaged, mut mended, mut failure) = (Some(0), 0, false, None);
+        // What was found before; of what was merely fetched, only this node knows.
+        let mut found_before = self.unmended.lock().get(&hash).cloned().unwrap_or_default();
+        let mut lacking = RangeSet::new();
         while let Some(group) = from {
             let began = Instant::now();
             let store = self.store.clone();
@@ -132,14 +124,16 @@ impl Scrubber {
             if let Some(reason) = &scrubbed.failure {
                 tracing::warn!(%hash, "scrubbing leaves out a blob: {reason}");
             }
-            if !scrubbed.dropped.is_empty() {
-                self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
-                damaged += scrubbed.dropped_bytes;
-                // It may have been added again in another way.
-                if scrubbed.origin != Origin::Reference {
-                    let dropped = scrubbed.dropped.iter().map(|(start, end)| *start..*end).collect();
-                    if let Err(error) = self.mend(hash, &dropped, scrubbed.pinned).await {
-                        lacking.extend(dropped);
+            self.status.lock().damaged_bytes += scrubbed.dropped_bytes;
+            damaged += scrubbed.dropped_bytes;
+            let mut to_mend = std::mem::take(&mut found_before);
+            to_mend.extend(scrubbed.to_mend().into_iter().map(|(start, end)| start..end));
+            // It may have been added again in another way.
+            if !to_mend.is_empty() && scrubbed.origin != Origin::Reference {
+                match self.mend(hash, &to_mend, scrubbed.pinned).await {
+                    Ok(()) => mended = true,
+                    Err(error) => {
+                        lacking.extend(to_mend);
                         failure = failure.or(Some(error));
                     }
                 }
@@ -152,21 +146,15 @@ impl Scrubber {
             Some(_) => drop(unmended.insert(hash, lacking)),
         });
         match failure {
-            None if damaged == 0 || in_place => {}
-            None => tracing::info!(%hash, bytes = damaged, "what scrubbing found damaged was fetched again"),
+            None if !mended => {}
+            None => {
+                tracing::info!(%hash, bytes = damaged, "what scrubbing found damaged, now or before, was fetched again")
+            }
             Some(error) => {
                 tracing::error!(%hash, bytes = damaged, "damage cannot be mended, which the next pass tries again: {error}");
             }
         }
         Ok(())
-    }
-
-    /// The groups of `blob` that are known to have been damaged before. What was added here was whole once.
-    fn found_before(&self, blob: &HeldBlob) -> RangeSet<u64> {
-        if blob.origin == Origin::Local && !blob.complete {
-            return RangeSet::from_iter(std::iter::once(0..group_count(blob.size)));
-        }
-        self.unmended.lock().get(&blob.hash).cloned().unwrap_or_default()
     }
 
     async fn mend(&self, hash: ContentHash, groups: &RangeSet<u64>, pinned: bool) -> Result<(), MendError> {

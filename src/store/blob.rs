@@ -235,6 +235,22 @@ impl Blob {
         }
     }
 
+    /// Lets go of files that others have removed from the store or replaced there, so that they are looked for anew.
+    /// Whoever reads them just now goes on. To be called without a lock, as [`Self::open_files`].
+    pub(super) fn let_go_of_unlinked(&self) {
+        let Some(files) = self.state.lock().files.clone() else { return };
+        if files.are_in_their_places() {
+            return;
+        }
+        // This store itself puts files in place under the lock, and takes note of them.
+        let _structure = self.shared.structure.write();
+        let mut state = self.state.lock();
+        if state.files.as_ref().is_some_and(|now| Arc::ptr_eq(now, &files)) {
+            state.files = None;
+            state.replaced += 1;
+        }
+    }
+
     /// The files, which may have been opened just for this, and how often they had been replaced before.
     pub(super) fn look_for_files(&self) -> (u64, Result<Arc<Files>, StoreError>) {
         let (replaced, in_place) = {

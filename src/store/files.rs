@@ -33,6 +33,11 @@ pub(super) const KEPT_BIT: u32 = 0o1000;
 /// meaning here, writing to the file leaves it alone.
 pub(super) const PIN_BIT: u32 = 0o0001;
 
+/// The bit of the mode that marks the content of a blob that was lost in part or wholly and is not whole again, so that
+/// one that is pinned is told from one of which no more was ever fetched. One that is still as it was when it was
+/// complete needs no mark. Of no other meaning, like [`PIN_BIT`].
+pub(super) const LOST_BIT: u32 = 0o0010;
+
 /// The mode of a complete content file.
 pub(super) const fn complete_mode(kept: bool) -> u32 {
     COMPLETE_MODE | marks(kept, false)
@@ -147,7 +152,7 @@ impl Files {
     ) -> Result<ContentCopy, StoreError> {
         let path = layout.tmp().join(format!("{REPAIR_PREFIX}{hash}"));
         remove_if_there(&path)?;
-        let copy = ContentCopy { file: create_file(&path, size)?, path, marks: self.marks() };
+        let copy = ContentCopy { file: create_file(&path, size)?, path, marks: self.marks() | LOST_BIT };
         // Abandoned, if a crash comes now: the sweep of tmp takes it away.
         let locked = copy.file.try_lock().map_err(|error| io_error("lock", &copy.path)(error.into()));
         // The index already claims these groups.
@@ -164,7 +169,7 @@ impl Files {
 
     /// The bits of the content file's mode that are marks.
     fn marks(&self) -> u32 {
-        self.content.metadata().map_or(0, |metadata| metadata.mode() & (KEPT_BIT | PIN_BIT))
+        self.content.metadata().map_or(0, |metadata| metadata.mode() & (KEPT_BIT | PIN_BIT | LOST_BIT))
     }
 
     fn copy_range(&self, copy: &ContentCopy, range: BlobRange) -> Result<(), StoreError> {
@@ -218,6 +223,18 @@ impl Files {
         Ok((before, self.stamp()?))
     }
 
+    /// Whether both files are still those that their names lead to, as far as that can be told.
+    pub fn are_in_their_places(&self) -> bool {
+        let is_same = |file: &File, found: io::Result<Metadata>| match (file.metadata(), found) {
+            (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), _) => true,
+        };
+        let content = &self.content_path;
+        is_same(&self.content, if self.in_place { fs::metadata(content) } else { fs::symlink_metadata(content) })
+            && self.outboard.as_ref().is_none_or(|file| is_same(file, fs::symlink_metadata(&self.outboard_path)))
+    }
+
     /// The content file's stamp.
     pub fn stamp(&self) -> Result<Stamp, StoreError> {
         Stamp::of(&self.content).map_err(io_error("stat", &self.content_path))
@@ -242,8 +259,9 @@ impl ContentCopy {
         size: u64,
     ) -> Result<Files, StoreError> {
         let place = || {
-            if old.marks() != self.marks {
-                set_marks(&self.file, &self.path, old.marks())?;
+            let marks = old.marks() | LOST_BIT;
+            if marks != self.marks {
+                set_marks(&self.file, &self.path, marks)?;
                 self.file.sync_all().map_err(io_error("sync", &self.path))?;
             }
             fs::rename(&self.path, &old.content_path).map_err(io_error("rename", &self.path))
@@ -301,6 +319,12 @@ pub(super) fn mark_pinned(path: &Path, pinned: bool) -> Result<Option<(File, Sta
     }
     let after = stamp()?;
     Ok(Some((content, before, after)))
+}
+
+/// Whether the content file at `path`, of a blob that is not whole, says that the blob was.
+pub(super) fn was_whole(path: &Path) -> bool {
+    let mode = fs::symlink_metadata(path).map_or(0, |metadata| metadata.mode());
+    mode & LOST_BIT != 0 || mode != 0 && mode & 0o222 == 0
 }
 
 /// Gives the blocks of `groups`, of which nothing is held, back to the disk. Not to be done to a file that was

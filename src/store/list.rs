@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::{Store, StoreError};
 use crate::ids::ContentHash;
 
-/// A blob of which something is held, or that was to be served from a file that has changed.
+/// A blob of which something is held, or should be: it was added here or is pinned, and was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBlob {
     /// Its name.
@@ -44,13 +44,13 @@ pub struct Page {
 }
 
 impl Store {
-    /// Up to `limit` (at least 1) blobs of which something is held, by hash, beginning after `after`.
+    /// Up to `limit` (at least 1) blobs of which something is held or should be, by hash, beginning after `after`.
     /// A blob that comes or goes meanwhile may be on a page or not. Looking is no use.
     pub fn list(&self, after: Option<ContentHash>, limit: usize) -> Result<Page, StoreError> {
         self.shared.list(after, limit)
     }
 
-    /// Those of `hashes` of which something is held, or that were to be served from files that have changed.
+    /// Those of `hashes` of which something is held, or should be.
     pub fn show(&self, hashes: &[ContentHash]) -> Result<Vec<HeldBlob>, StoreError> {
         hashes.iter().filter_map(|hash| self.shared.show(hash).transpose()).collect()
     }
@@ -83,8 +83,7 @@ impl Shared {
     }
 
     fn of_blob(&self, blob: &Arc<Blob>) -> Option<HeldBlob> {
-        let is_known = blob.holds_any() || blob.is_in_place();
-        is_known.then(|| self.held_blob(blob.hash(), &blob.info(), blob.last_use()))
+        blob.is_known().then(|| self.held_blob(blob.hash(), &blob.info(), blob.last_use()))
     }
 
     fn held_blob(&self, hash: ContentHash, info: &BlobInfo, last_use_ms: u64) -> HeldBlob {

@@ -12,9 +12,11 @@ use std::sync::atomic::Ordering;
 
 use super::StoreError;
 use super::blob::Blob;
-use super::files::Files;
+use super::files::{Files, was_whole};
 use super::in_place::InPlace;
+use super::read::proof_from;
 use super::record::{Origin, content_charge};
+use super::scrub::parts;
 use super::shared::Shared;
 
 impl Blob {
@@ -60,6 +62,22 @@ impl Blob {
         StoreError::Corrupt { hash, groups }
     }
 
+    /// Drops all that is held and is not proven by the outboard, if that does not prove `groups`: what a damaged
+    /// outboard costs is told at once, and not part by part.
+    pub(super) fn drop_unproven(self: &Arc<Self>, files: &Arc<Files>, groups: &Range<u64>) -> Result<(), StoreError> {
+        let proof = |groups: &Range<u64>| proof_from(files, &self.hash(), self.size(), std::slice::from_ref(groups));
+        if proof(groups)?.is_ok() {
+            return Ok(());
+        }
+        let mut unproven = Vec::new();
+        for part in parts(self.verified().iter(), 0) {
+            if proof(&part)?.is_err() {
+                unproven.push(part);
+            }
+        }
+        Err(self.drop_groups(files, &unproven, groups.clone()))
+    }
+
     /// Drops all that is held because `files` are not what the index says, if they are still those of the blob.
     pub(super) fn drop_all(&self, files: &Arc<Files>) -> Result<(), StoreError> {
         self.drop_if(|| self.is_backed_by(files))
@@ -95,6 +113,18 @@ impl Blob {
             && !self.holds_any()
             && files.writers.load(Ordering::Relaxed) == 0;
         if is_unused { self.shared.forget_locked(self) } else { Ok(()) }
+    }
+
+    /// Whether there is something to say of it: some of it is held, or should be.
+    pub(super) fn is_known(&self) -> bool {
+        self.holds_any() || self.is_kept()
+    }
+
+    /// Whether all of it should be held: it was added here or is pinned, and was whole once. What was pinned when only
+    /// a part was held is kept as far as that goes.
+    pub(super) fn is_to_be_whole(&self) -> bool {
+        let is_added = self.state().origin != Origin::Fetched;
+        self.is_kept() && (is_added || !self.holds_any() || was_whole(&self.shared.layout.content(&self.hash())))
     }
 
     /// Whether it was added here or is pinned.

@@ -4,20 +4,18 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::blob::Blob;
 use super::files::Files;
 use super::in_place::InPlace;
 use super::read::CHECK_GROUPS;
-use super::record::Origin;
+use super::record::{Origin, content_bytes};
 use super::{Store, StoreError};
 use crate::ids::ContentHash;
 use crate::verify::{bytes_of, group_count};
 
-/// The most ranges that are told of as dropped; more become one that spans them. Bounds a report to some
+/// The most ranges that are told of as dropped, or as lacking; more become one that spans them. Bounds a report to some
 /// tens of kilobytes.
 const MAX_RANGES: usize = 1024;
 
@@ -33,6 +31,13 @@ pub struct Scrubbed {
     pub dropped: Vec<(u64, u64)>,
     /// Bytes that are no longer held.
     pub dropped_bytes: u64,
+    /// The groups that were not held before this check of a blob that was added here or is pinned and was whole once:
+    /// damage of before that was not mended. As ranges, like `dropped`; told by the step that begins at the first group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<(u64, u64)>,
+    /// Their bytes.
+    #[serde(default)]
+    pub lacking_bytes: u64,
     /// Where the blob came from, and whether it was kept from eviction, before anything was dropped.
     pub origin: Origin,
     /// See [`Self::origin`].
@@ -46,32 +51,36 @@ pub struct Scrubbed {
     pub failure: Option<String>,
 }
 
+impl Scrubbed {
+    /// What should be held and is not, as far as this step knows: ranges of groups.
+    pub fn to_mend(&self) -> Vec<(u64, u64)> {
+        [self.lacking.as_slice(), &self.dropped].concat()
+    }
+}
+
 impl Store {
     /// Checks what is held of `hash` from the group `from` on, as the disk has it: about `budget`
     /// bytes, at least 1 MiB. What is wrong or missing is dropped. `None` if
-    /// nothing is held. This is no use of the blob.
+    /// nothing is held, nor should be. This is no use of the blob.
     pub fn scrub(&self, hash: &ContentHash, from: u64, budget: u64) -> Result<Option<Scrubbed>, StoreError> {
-        let is_known = |blob: &Arc<Blob>| blob.holds_any() || blob.is_in_place();
-        let Some(blob) = self.shared.open_unused(hash)?.filter(is_known) else { return Ok(None) };
+        let Some(blob) = self.shared.open_unused(hash)?.filter(|blob| blob.is_known()) else { return Ok(None) };
         let (info, held) = (blob.info(), blob.verified());
+        let lacking =
+            if from == 0 && blob.is_to_be_whole() { blob.missing(0..group_count(blob.size())) } else { Vec::new() };
         let mut scrubbed = Scrubbed {
             hash: *hash,
             checked: 0,
             dropped: Vec::new(),
             dropped_bytes: 0,
+            lacking_bytes: content_bytes(blob.size(), &lacking),
+            lacking: told(&lacking),
             origin: info.origin,
             pinned: info.pinned,
             in_place: None,
             next: None,
             failure: None,
         };
-        if !blob.holds_any() {
-            // Its file had changed before.
-            scrubbed.dropped = vec![(0, group_count(blob.size()))];
-            scrubbed.dropped_bytes = blob.size();
-            scrubbed.in_place = self.shared.in_place(hash, blob.size(), false);
-            return Ok(Some(scrubbed));
-        }
+        blob.let_go_of_unlinked();
         let mut buffer = Vec::new();
         let mut damaged = false;
         for part in parts(held.iter(), from) {
@@ -83,6 +92,7 @@ impl Store {
             let checked = blob.with_files(std::slice::from_ref(&part), |files| {
                 forget_cached(files, range.start, range.len());
                 blob.mend_outboard(files, std::slice::from_ref(&part))?;
+                blob.drop_unproven(files, &part)?;
                 buffer.resize(range.len() as usize, 0);
                 blob.read_and_check(files, &part, &mut buffer)
             });
@@ -100,14 +110,13 @@ impl Store {
         }
         if damaged {
             let gone: Vec<_> = held.iter().flat_map(|range| blob.missing(range.clone())).collect();
-            scrubbed.dropped_bytes = gone.iter().map(|range| bytes_of(blob.size(), range).len()).sum();
-            scrubbed.dropped = match (gone.first(), gone.last()) {
-                (Some(first), Some(last)) if gone.len() > MAX_RANGES => vec![(first.start, last.end)],
-                _ => gone.iter().map(|range| (range.start, range.end)).collect(),
-            };
+            scrubbed.dropped_bytes = content_bytes(blob.size(), &gone);
+            scrubbed.dropped = told(&gone);
             if !blob.holds_any() {
                 scrubbed.next = None;
             }
+        }
+        if info.origin == Origin::Reference && !scrubbed.to_mend().is_empty() {
             scrubbed.in_place = self.shared.in_place(hash, blob.size(), blob.is_complete());
         }
         Ok(Some(scrubbed))
@@ -121,8 +130,16 @@ impl Store {
     }
 }
 
+/// `ranges` as they are told of.
+fn told(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
+    match ranges {
+        [first, .., last] if ranges.len() > MAX_RANGES => vec![(first.start, last.end)],
+        _ => ranges.iter().map(|range| (range.start, range.end)).collect(),
+    }
+}
+
 /// `held` from the group `from` on, in ranges of [`CHECK_GROUPS`] at most.
-fn parts<'a>(held: impl Iterator<Item = &'a Range<u64>>, from: u64) -> impl Iterator<Item = Range<u64>> {
+pub(super) fn parts<'a>(held: impl Iterator<Item = &'a Range<u64>>, from: u64) -> impl Iterator<Item = Range<u64>> {
     held.flat_map(move |range| {
         let range = range.start.max(from)..range.end;
         (range.start..range.end).step_by(CHECK_GROUPS as usize).map(move |at| at..range.end.min(at + CHECK_GROUPS))

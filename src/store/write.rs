@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::StoreError;
 use super::blob::{Blob, State};
 use super::error::io_error;
-use super::files::{Files, free_groups, marks};
+use super::files::{Files, LOST_BIT, free_groups, marks};
 use super::record::{Origin, content_charge};
 use crate::verify::{GROUP_LEN, PARENT_LEN, Proof, bytes_of, group_count, groups_from};
 
@@ -123,7 +123,8 @@ impl Blob {
         let is_new = state.charged.is_none();
         let is_sealed = |files: &Arc<Files>| files.sealed.load(Ordering::Acquire);
         if state.held_groups == 0 && state.files.as_ref().is_none_or(is_sealed) {
-            let marks = marks(state.origin == Origin::Local, state.pinned);
+            let lost = if is_new { 0 } else { LOST_BIT };
+            let marks = marks(state.origin == Origin::Local, state.pinned) | lost;
             state.files = Some(Arc::new(Files::create(layout, &self.hash(), self.size(), marks)?));
             if is_new {
                 state.charged = Some(self.outboard_charge());

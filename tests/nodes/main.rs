@@ -36,3 +36,4 @@ mod starting;
 mod supervised;
 mod toolchains;
 mod trust;
+mod verifying;

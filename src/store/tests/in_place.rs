@@ -139,7 +139,8 @@ fn once_it_is_altered_cut_or_gone_nothing_of_it_is_held_and_that_is_said() {
             let store = open(dir.path());
             assert_eq!(users.state(&store), Some(state), "{number}");
             let scrubbed = store.scrub(&sample.hash, 0, u64::MAX).unwrap().unwrap();
-            assert_eq!((scrubbed.dropped_bytes, scrubbed.next), (sample.size(), None));
+            assert_eq!((scrubbed.lacking_bytes, scrubbed.next), (sample.size(), None));
+            assert_eq!(scrubbed.in_place.unwrap().state, state, "{number}");
             // What is fetched takes its place.
             sample.write(&store, 1..2).unwrap();
             sample.write_all(&store);

@@ -103,8 +103,85 @@ fn a_file_that_is_gone_or_cut_costs_the_blob_and_its_pin_is_told() {
         let steps = scrub(&store, &sample.hash, u64::MAX);
         let [step] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!((&step.dropped[..], step.dropped_bytes, step.pinned), (&[(0, 3)][..], 3 * GROUP_LEN, true));
-        assert!(store.scrub(&sample.hash, 0, 1).unwrap().is_none());
+        // It stays lost, and that is said each time.
+        let again = store.scrub(&sample.hash, 0, 1).unwrap().unwrap();
+        assert_eq!((&again.lacking[..], again.lacking_bytes, again.checked), (&[(0, 3)][..], 3 * GROUP_LEN, 0));
+        assert_eq!((again.to_mend(), again.dropped_bytes), (vec![(0, 3)], 0));
     }
+}
+
+#[test]
+fn what_was_whole_and_is_kept_lacks_what_is_not_held_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (whole, part) = (Sample::new(200 * GROUP + 5, 1), Sample::new(200 * GROUP, 2));
+    drop(whole.write_all(&store));
+    drop(part.write(&store, 100..200).unwrap());
+    store.flush().unwrap();
+    let lacking = |store: &Store, sample: &Sample| {
+        let steps = scrub(store, &sample.hash, 70 * GROUP_LEN);
+        assert!(steps[1..].iter().all(|step| step.lacking.is_empty()), "told by the step that begins at the beginning");
+        steps[0].lacking.clone()
+    };
+    for at in [3, 100] {
+        flip(&content_path(dir.path(), &whole.hash), at * GROUP_LEN);
+    }
+    assert_eq!(lacking(&store, &whole), []);
+    // Nobody has said that it is to stay; once somebody has, it counts.
+    assert_eq!(lacking(&store, &whole), []);
+    assert_eq!(store.set_pinned(&[whole.hash, part.hash], true).unwrap().len(), 2);
+    let check = |store: &Store, expected: &[(u64, u64)]| {
+        assert_eq!(lacking(store, &whole), expected);
+        assert_eq!(lacking(store, &part), [], "no more of it was ever here");
+    };
+    check(&store, &[(3, 4), (100, 101)]);
+    // Also where some of it was written again, to another file, and the index is a new one.
+    drop(whole.write(&store, 3..4).unwrap());
+    check(&store, &[(100, 101)]);
+    store.close().unwrap();
+    drop(store);
+    std::fs::remove_file(dir.path().join("index.redb")).unwrap();
+    let store = open(dir.path());
+    check(&store, &[(100, 101)]);
+    drop(whole.write(&store, 100..101).unwrap());
+    check(&store, &[]);
+    // And where nothing was left.
+    std::fs::remove_file(content_path(dir.path(), &whole.hash)).unwrap();
+    assert_eq!(lacking(&store, &whole), []);
+    check(&store, &[(0, 201)]);
+    drop(whole.write(&store, 7..201).unwrap());
+    check(&store, &[(0, 7)]);
+}
+
+#[test]
+fn a_damaged_proof_of_a_partial_blob_costs_it_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(300 * GROUP + 5, 1);
+    for groups in [0..200, 250..301] {
+        drop(sample.write(&store, groups).unwrap());
+    }
+    store.flush().unwrap();
+    // The node above all others, so that nothing is proven any more.
+    flip(&outboard_path(dir.path(), &sample.hash), 0);
+    let [step] = &scrub(&store, &sample.hash, 1)[..] else { panic!("more than one step") };
+    assert_eq!((&step.dropped[..], step.next), (&[(0, 200), (250, 301)][..], None));
+    assert!(store.scrub(&sample.hash, 0, 1).unwrap().is_none());
+}
+
+#[test]
+fn files_that_others_have_removed_are_missed_although_they_are_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(3 * GROUP, 1);
+    let _open = sample.write_all(&store);
+    store.flush().unwrap();
+    std::fs::remove_file(outboard_path(dir.path(), &sample.hash)).unwrap();
+    assert!(scrub(&store, &sample.hash, u64::MAX)[0].dropped.is_empty());
+    assert_eq!(std::fs::read(outboard_path(dir.path(), &sample.hash)).unwrap(), sample.outboard);
+    std::fs::remove_file(content_path(dir.path(), &sample.hash)).unwrap();
+    assert_eq!(scrub(&store, &sample.hash, u64::MAX)[0].dropped, [(0, 3)]);
+    assert!(store.blob(&sample.hash).unwrap().is_none());
 }
 
 #[test]
