@@ -182,6 +182,11 @@ impl Node {
         let shown = shown.await.ok().flatten();
         let size = self.engine.known_size(&hash).or(shown.as_ref().map(|blob| blob.size));
         let held = shown.as_ref().map_or(0, |blob| blob.held);
+        let state = match &shown {
+            // What a look has found of a file of the user's, the engine knows once a read has met it.
+            Some(blob) if !blob.complete && held == 0 => BlobState::Absent,
+            _ => state,
+        };
         let report = |(index, peer): (usize, &Arc<holders::Peer>)| {
             let (last, ago) = self.holders.latest_statement(&hash, index).unzip();
             let ago_ms = ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));

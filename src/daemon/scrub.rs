@@ -107,10 +107,7 @@ impl Scrubber {
     /// Checks one blob, at the rate that is allowed, and mends it. A file of the user's that has changed or is gone
     /// is the user's affair: nothing is fetched in its place, and it counts only when that is found out.
     async fn scrub(&self, blob: &HeldBlob) -> Result<(), StoreError> {
-        let (hash, in_place) = (blob.hash, blob.origin == Origin::Reference);
-        if in_place && !blob.complete {
-            return Ok(());
-        }
+        let hash = blob.hash;
         let (mut from, mut damaged, mut mended, mut failure) = (Some(0), 0, false, None);
         // What was found before; of what was merely fetched, only this node knows.
         let mut found_before = self.unmended.lock().get(&hash).cloned().unwrap_or_default();

@@ -294,6 +294,11 @@ impl Stamp {
         })
     }
 
+    /// When the file was written last, in nanoseconds since 1970.
+    pub fn modified_ns(&self) -> i128 {
+        self.modified_ns
+    }
+
     /// Device and inode number of the file.
     pub fn identity(&self) -> (u64, u64) {
         (self.device, self.inode)

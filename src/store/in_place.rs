@@ -3,8 +3,16 @@
 //! Such a file may change at any moment. It is only read, each read is checked, and nothing that was found
 //! right is remembered; the kernel is never given it. What is found wrong or missing once is served no more:
 //! the blob stays known, with nothing held of it, until it is removed, added again or fetched.
+//!
+//! The link has the modification time that the file had when it was found right, as a whole, for the last time: when it
+//! was added, or checked since. So a look tells of most changes before a read meets them.
 
-use std::fs;
+use std::ffi::CString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +36,9 @@ pub struct InPlace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InPlaceState {
-    /// As it was when it was added, as far as is known without reading it.
+    /// As it was when it was found right last, as far as is known without reading it.
     Present,
-    /// It is no longer the blob.
+    /// It is no longer the blob, or has been written since it was found right.
     Changed,
     /// It is not there.
     Missing,
@@ -51,14 +59,40 @@ impl InPlace {
 impl Shared {
     /// The file of the user's that `hash`, of `size` bytes, is served from; `whole` if all of it is held.
     pub fn in_place(&self, hash: &ContentHash, size: u64, whole: bool) -> Option<InPlace> {
-        let path = fs::read_link(self.layout.content(hash)).ok()?;
+        let link = self.layout.content(hash);
+        let path = fs::read_link(&link).ok()?;
+        let is_same = |found: &Metadata| found.is_file() && found.len() == size && is_of_time(found, &link);
         let state = match fs::metadata(&path) {
-            Ok(metadata) if whole && metadata.is_file() && metadata.len() == size => InPlaceState::Present,
+            Ok(found) if whole && is_same(&found) => InPlaceState::Present,
             Ok(_) => InPlaceState::Changed,
             Err(_) => InPlaceState::Missing,
         };
         Some(InPlace { path: shown(&path.to_string_lossy()), state })
     }
+}
+
+/// Gives `link` the modification time of the file that it leads to, which was found right: nanoseconds since 1970.
+pub(super) fn note_time(link: &Path, modified_ns: i128) -> io::Result<()> {
+    let path = CString::new(link.as_os_str().as_bytes())?;
+    let (seconds, nanoseconds) = (modified_ns.div_euclid(NS_PER_SECOND), modified_ns.rem_euclid(NS_PER_SECOND));
+    let untouched = libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT };
+    let modified = libc::timespec {
+        tv_sec: seconds.try_into().map_err(io::Error::other)?,
+        tv_nsec: nanoseconds.try_into().map_err(io::Error::other)?,
+    };
+    let times = [untouched, modified];
+    // SAFETY: the path ends with a zero and there are two times; both outlive the call.
+    let set = unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+const NS_PER_SECOND: i128 = 1_000_000_000;
+
+/// Whether the file has the modification time that was noted at `link`: in seconds, where the file system of that
+/// keeps no more.
+fn is_of_time(found: &Metadata, link: &Path) -> bool {
+    let Ok(noted) = fs::symlink_metadata(link) else { return false };
+    found.mtime() == noted.mtime() && (noted.mtime_nsec() == 0 || found.mtime_nsec() == noted.mtime_nsec())
 }
 
 /// `path`, or as much of its end as takes no more than [`MAX_PATH_JSON`].

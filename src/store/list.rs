@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::blob::Blob;
-use super::in_place::InPlace;
+use super::in_place::{InPlace, InPlaceState};
 use super::record::{BlobInfo, Origin, Record};
 use super::shared::Shared;
 use super::{Store, StoreError};
@@ -87,16 +87,19 @@ impl Shared {
     }
 
     fn held_blob(&self, hash: ContentHash, info: &BlobInfo, last_use_ms: u64) -> HeldBlob {
-        let in_place = info.origin == Origin::Reference;
+        let is_in_place = info.origin == Origin::Reference;
+        let in_place = is_in_place.then(|| self.in_place(&hash, info.size, info.complete)).flatten();
+        // A read has yet to meet that it has changed.
+        let is_lost = is_in_place && in_place.as_ref().is_none_or(|place| place.state != InPlaceState::Present);
         HeldBlob {
             hash,
             size: info.size,
-            held: info.held_bytes,
-            complete: info.complete,
+            held: if is_lost { 0 } else { info.held_bytes },
+            complete: info.complete && !is_lost,
             origin: info.origin,
             pinned: info.pinned,
             last_use_ms,
-            in_place: in_place.then(|| self.in_place(&hash, info.size, info.complete)).flatten(),
+            in_place,
         }
     }
 }

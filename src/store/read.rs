@@ -21,6 +21,7 @@ use super::StoreError;
 use super::blob::{Blob, WholeFile};
 use super::error::io_error;
 use super::files::{Files, Stamp};
+use super::in_place::note_time;
 use super::record::Origin;
 use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{
@@ -263,17 +264,37 @@ impl Blob {
         Ok(())
     }
 
-    /// The stamp with which all of `groups` were found right, if the blob is complete.
+    /// The stamp with which all of `groups` were found right, if the blob is complete and ours: a program that has a
+    /// file of the user's mapped may change it without a trace.
     fn stamp_of_checked(&self, groups: &Range<u64>) -> Option<Stamp> {
         let state = self.state();
-        let (stamp, checked) = state.checked.as_ref().filter(|_| state.complete)?;
+        let (stamp, checked) =
+            state.checked.as_ref().filter(|_| state.complete && state.origin != Origin::Reference)?;
         checked.gaps(groups).next().is_none().then_some(*stamp)
+    }
+
+    /// Takes note of the time of a file of the user's, if all of it was found right since it was written last.
+    pub(super) fn note_time_if_right(&self) {
+        let (stamp, files) = {
+            let state = self.state();
+            let is_right = |checked: &RangeSet<u64>| checked.gaps(&(0..group_count(self.size()))).next().is_none();
+            let Some((stamp, checked)) = &state.checked else { return };
+            let Some(files) = state.files.clone() else { return };
+            if state.origin != Origin::Reference || !state.complete || !is_right(checked) {
+                return;
+            }
+            (*stamp, files)
+        };
+        if files.stamp().is_ok_and(|now| now == stamp)
+            && let Err(error) = note_time(&files.content_path, stamp.modified_ns())
+        {
+            tracing::debug!(%error, "the time of a file that is served from where it lies could not be noted");
+        }
     }
 
     fn remember_checked(&self, before: Stamp, after: Stamp, groups: &Range<u64>) {
         let mut state = self.state();
-        let lasting = state.origin != Origin::Reference && !self.shared.checks_every_read();
-        // A program that has a file of the user's mapped may change it without a trace.
+        let lasting = state.origin == Origin::Reference || !self.shared.checks_every_read();
         if !state.complete || !lasting || before != after || !after.is_settled() {
             return;
         }

@@ -108,6 +108,9 @@ impl Store {
             }
             scrubbed.checked += range.len();
         }
+        if scrubbed.next.is_none() && scrubbed.failure.is_none() {
+            blob.note_time_if_right();
+        }
         if damaged {
             let gone: Vec<_> = held.iter().flat_map(|range| blob.missing(range.clone())).collect();
             scrubbed.dropped_bytes = content_bytes(blob.size(), &gone);

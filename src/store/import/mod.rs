@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::error::io_error;
 use super::files::{Stamp, complete_mode};
+use super::in_place::note_time;
 use super::layout::{Layout, OUTBOARD_SUFFIX, SYNC_FILE_SYSTEM_FROM, batch_of, create_private, sync_file_system};
 use super::record::{BLOCK_LEN, outboard_charge, reference_charge};
 use crate::ids::ContentHash;
@@ -151,6 +152,7 @@ impl Batch {
                 return Err(StoreError::NotInPlace { path: path.to_owned(), why: "it changed while it was read" });
             }
             symlink(place, &content_path).map_err(io_error("make the link", &content_path))?;
+            note_time(&content_path, before.modified_ns()).map_err(io_error("set the time of", &content_path))?;
             return Ok((hash, size, true));
         }
         let content = create_private(&content_path).map_err(io_error("create", &content_path))?;

@@ -255,3 +255,45 @@ fn a_page_of_files_with_odd_names_is_bounded() {
     let place = shown.in_place.unwrap();
     assert!(place.path.ends_with("/the end") && place.state == InPlaceState::Present);
 }
+
+#[test]
+fn what_was_written_since_it_was_found_right_is_shown_as_changed_until_it_is_found_right_again() {
+    use std::time::{Duration, SystemTime};
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let users = Users::new(70 * GROUP + 3, 1);
+    users.add(dir.path(), &store);
+    let hash = users.sample.hash;
+    let set_time = |time| fs::File::options().write(true).open(users.path()).unwrap().set_modified(time).unwrap();
+    let shown = |store: &Store| {
+        let blob = store.show(&[hash]).unwrap().pop().unwrap();
+        assert_eq!(store.list(None, 9).unwrap().blobs, std::slice::from_ref(&blob));
+        (blob.in_place.unwrap().state, blob.complete, blob.held)
+    };
+    let right = (InPlaceState::Present, true, users.sample.size());
+    assert_eq!(shown(&store), right);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(shown(&store), right);
+    let now = SystemTime::now();
+    for (time, budget) in [(now + Duration::from_secs(5), u64::MAX), (now - Duration::from_secs(86400), 1)] {
+        set_time(time);
+        assert_eq!(shown(&store), (InPlaceState::Changed, false, 0));
+        // A time that was set just now does not tell yet from a later one.
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while shown(&store) != right && std::time::Instant::now() < until {
+            let mut from = Some(0);
+            while let Some(group) = from {
+                from = store.scrub(&hash, group, budget).unwrap().unwrap().next;
+            }
+        }
+        assert_eq!(shown(&store), right);
+    }
+    // A new index finds it right, too.
+    set_time(now);
+    store.close().unwrap();
+    drop(store);
+    fs::remove_file(dir.path().join("index.redb")).unwrap();
+    assert_eq!(shown(&open(dir.path())), right);
+}
