@@ -13,10 +13,11 @@ use super::keeper::Keeper;
 use super::node::block_on;
 use super::progress::{Shown, bytes_bar};
 use super::signals::interrupted;
+use super::why::ADD_AGAIN;
 use crate::config::StateDir;
 use crate::control::{BlobStream, ControlError};
 use crate::ids::{BlobRange, ContentHash};
-use crate::store::Blob;
+use crate::store::{Blob, Store};
 
 /// Without a node, the store is read in pieces of this many bytes (1 MiB).
 const LOCAL_PIECE_LEN: u64 = 1 << 20;
@@ -56,8 +57,8 @@ impl Get {
                 }
                 Keeper::Store(store) => {
                     let blob = store.blob(&hash)?.filter(|blob| blob.is_complete());
-                    let blob = blob.ok_or_else(|| not_held(&state, hash))?;
-                    deliver(hash, blob.size(), Source::Store { blob, at: 0 }, open()?).await
+                    let blob = blob.ok_or_else(|| lost(&store, hash).unwrap_or_else(|| not_held(&state, hash)))?;
+                    deliver(hash, blob.size(), Source::Store { store, blob, at: 0 }, open()?).await
                 }
             }
         })
@@ -69,6 +70,7 @@ enum Source<'a> {
     Node(BlobStream<'a>),
     /// The next byte to read is `at`.
     Store {
+        store: Store,
         blob: Arc<Blob>,
         at: u64,
     },
@@ -79,7 +81,7 @@ impl Source<'_> {
     async fn next(&mut self, hash: ContentHash) -> Result<Option<Bytes>, CommandError> {
         match self {
             Self::Node(stream) => Ok(stream.next().await.map_err(|error| why(hash, error))?.map(Bytes::from)),
-            Self::Store { blob, at } => {
+            Self::Store { store, blob, at } => {
                 let range = BlobRange::new(*at, at.saturating_add(LOCAL_PIECE_LEN)).clip(blob.size());
                 if range.is_empty() {
                     return Ok(None);
@@ -87,7 +89,8 @@ impl Source<'_> {
                 *at = range.end;
                 // Lets an interrupt be noticed.
                 tokio::task::yield_now().await;
-                Ok(Some(blob.read(range)?))
+                let read = blob.read(range);
+                read.map(Some).map_err(|error| lost(store, hash).unwrap_or_else(|| error.into()))
             }
         }
     }
@@ -124,6 +127,12 @@ fn not_held(state: &StateDir, hash: ContentHash) -> CommandError {
          start one with 'byhash serve --state {dir} --peer <id>@<host>:<port>'",
         dir = state.path().display()
     ))
+}
+
+/// What has become of the user's file from which the blob was served, if that is why it is not held.
+fn lost(store: &Store, hash: ContentHash) -> Option<CommandError> {
+    let complaint = store.show(&[hash]).ok()?.pop()?.in_place?.complaint()?;
+    Some(CommandError::Failed(format!("{hash}: {complaint}{ADD_AGAIN}")))
 }
 
 /// Why the node could not send the blob; the hash says which one is meant.

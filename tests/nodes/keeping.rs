@@ -239,6 +239,37 @@ fn a_file_is_served_to_peers_from_where_it_lies_until_it_changes() {
 }
 
 #[test]
+fn a_changed_file_is_shown_and_named_before_a_read_meets_it() {
+    let sandbox = Sandbox::new();
+    let mut bytes = content(96, 3 * MIB + 3);
+    let (hash, file) = (hash_of(&bytes), sandbox.write("a file", &bytes));
+    let path = file.canonicalize().unwrap();
+    let node = sandbox.seat("a").serve([]);
+    stdout(&node.run(["add", "--reference", path.to_str().unwrap()]));
+    bytes[MIB] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let assert_is_shown_as = |seat: &Seat, state: &str| {
+        let blob = listed(seat, &hash).unwrap();
+        assert_eq!((&blob["in_place"]["state"], &blob["complete"]), (&state.into(), &false.into()));
+        assert_eq!(blob["held"], 0);
+    };
+    assert_is_shown_as(&node, "changed");
+    let why = stdout(&node.run(["why", &hash]));
+    assert!(["here     none of it", "offline  no", "has changed since"].iter().all(|part| why.contains(part)), "{why}");
+    // Without a node: when it is met, when it is known, and when it is gone.
+    let seat = node.stop();
+    let named = |seat: &Seat, what: &str| {
+        let said = failure(&seat.run(["get", &hash]));
+        assert!(said.contains(path.to_str().unwrap()) && said.contains(what) && !said.contains("blobs/"), "{said}");
+    };
+    named(&seat, "has changed since");
+    named(&seat, "has changed since");
+    std::fs::remove_file(&file).unwrap();
+    named(&seat, "is not there");
+    assert_is_shown_as(&seat, "missing");
+}
+
+#[test]
 fn commands_without_a_node_keep_to_the_size_that_the_last_one_was_given() {
     let sandbox = Sandbox::new();
     let seat = sandbox.seat("a").serve(["--cache-size", "64MiB"]).stop();
