@@ -17,7 +17,8 @@ use crate::control::{Order, Report};
 /// first. Prints the hashes of what it removed, and what that freed.
 #[derive(Debug, Args)]
 pub(super) struct Gc {
-    /// Until the cache takes no more than this: 5G, 500MiB, 0 [default: --cache-size]
+    /// Until the cache takes no more than this: 5G, 500MiB [default: --cache-size]. It fails if what stays takes more;
+    /// 0 asks for no size, and is the same as --all
     #[arg(long, value_name = "SIZE", conflicts_with = "all")]
     to: Option<String>,
 
@@ -71,7 +72,9 @@ impl Gc {
             })?;
         }
         output.print(&if self.json { json(&figures)? } else { for_people(&figures) });
-        output.conclude(if excess == 0 || self.all {
+        // Nothing at all is no size that a store can have.
+        let is_as_far_as_can_be = target == Some(0);
+        output.conclude(if excess == 0 || is_as_far_as_can_be {
             Ok(())
         } else {
             Err(CommandError::Failed(format!(

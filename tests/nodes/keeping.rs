@@ -100,6 +100,8 @@ fn pinned_blobs_outlive_a_collection_until_they_are_unpinned() {
         assert_eq!(lines[0], hashes[2]);
         assert!(lines[1].starts_with("removed 1 blob, freed 1.0 MiB"), "{collected}");
         assert!(is_held(seat, &hashes[0]) && is_held(seat, &added) && !is_held(seat, &hashes[2]));
+        // To nothing is as far as can be, and that is where it is.
+        assert!(stdout(&seat.run(["gc", "--to", "0"])).starts_with("removed 0 blobs"));
         // To a size that cannot be had: what goes goes, and the rest is said.
         stdout(&seat.run(["unpin", &hashes[0]]));
         let sentence = failure(&seat.run(["gc", "--to", "1KiB"]));
