@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -70,7 +70,7 @@ impl Destination {
             Self::Stdout(file) => file.write_all(bytes).map_err(stdout_error),
             Self::Special { file, path } => file.write_all(bytes).map_err(|error| write_error(path, &error)),
             Self::Replaced(Replacement { file, target, .. }) => {
-                file.write_all(bytes).map_err(|error| write_error(target, &error))
+                file.as_file_mut().write_all(bytes).map_err(|error| write_error(target, &error))
             }
         }
     }
@@ -105,8 +105,7 @@ impl Replacement {
             return Err(CommandError::Failed(format!("{}: it has no file name", path.display())));
         }
         let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mode = Permissions::from_mode(NEW_FILE_MODE);
-        let file = tempfile::Builder::new().prefix(".byhash-").permissions(mode).tempfile_in(dir).map_err(failed)?;
+        let file = make_beside(dir).map_err(failed)?;
         if let Ok(before) = std::fs::metadata(&target) {
             // Only root may give files away.
             let _ = fchown(file.as_file(), Some(before.uid()), Some(before.gid()));
@@ -114,6 +113,13 @@ impl Replacement {
         }
         Ok(Self { file, target })
     }
+}
+
+/// A new file in `dir`. What fails is told without its name, which is none of the user's.
+fn make_beside(dir: &Path) -> std::io::Result<NamedTempFile> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(NEW_FILE_MODE);
+    tempfile::Builder::new().prefix(".byhash-").make_in(dir, |path| options.open(path))
 }
 
 fn write_error(path: &Path, error: &std::io::Error) -> CommandError {
@@ -217,7 +223,7 @@ mod tests {
     fn a_directory_or_a_place_that_is_not_there_is_named() {
         for path in ["/", "/nonexistent/x"] {
             let error = Destination::open(Some(Path::new(path))).unwrap_err();
-            assert!(error.to_string().contains(path), "{error}");
+            assert!(error.to_string().contains(path) && !error.to_string().contains(".byhash-"), "{error}");
         }
     }
 }
