@@ -6,6 +6,8 @@
 #
 # Environment:
 #     PREFIX    where programs go (default /usr/local)
+#     UNITDIR   where systemd looks for units (default PREFIX/lib/systemd/system where it looks there,
+#               which it does for /usr and /usr/local; else /etc/systemd/system)
 #     SBINDIR   where mount(8) looks for helpers (default /sbin)
 #     DESTDIR   put in front of every path, for packages (default empty)
 set -eu
@@ -45,10 +47,15 @@ case $prefix in
 *) fail "PREFIX '$prefix' is not an absolute path" ;;
 esac
 
+case $prefix in
+/usr | /usr/local) unitdir=${UNITDIR:-$prefix/lib/systemd/system} ;;
+*) unitdir=${UNITDIR:-/etc/systemd/system} ;;
+esac
+
 program=$destdir$prefix/bin/byhash
 helper=$destdir$sbindir/mount.byhash
-unit=$destdir$prefix/lib/systemd/system/byhash.service
-template=$destdir$prefix/lib/systemd/system/byhash@.service
+unit=$destdir$unitdir/byhash.service
+template=$destdir$unitdir/byhash@.service
 example=$destdir$prefix/share/doc/byhash/byhash.toml
 settings=$destdir/etc/byhash.toml
 

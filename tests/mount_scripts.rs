@@ -134,9 +134,33 @@ fn files(directory: &Path) -> BTreeSet<String> {
 }
 
 fn install(destination: &Path, arguments: &[&str]) -> Output {
+    install_below("/opt/byhash", destination, arguments)
+}
+
+fn install_below(prefix: &str, destination: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(script("install.sh"));
-    command.args(arguments).env("DESTDIR", destination).env("PREFIX", "/opt/byhash").env_remove("SBINDIR");
-    command.output().unwrap()
+    command.args(arguments).env("DESTDIR", destination).env("PREFIX", prefix);
+    command.env_remove("SBINDIR").env_remove("UNITDIR").output().unwrap()
+}
+
+/// The directories in which every systemd looks for units that it did not bring.
+const UNIT_DIRS: [&str; 3] = ["etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system"];
+
+#[test]
+fn units_go_where_systemd_looks_whatever_the_prefix() {
+    let fake = fake_byhash(0);
+    let program = fake.path().join("byhash");
+    for prefix in ["/usr", "/usr/local", "/opt/byhash", "/srv/usr"] {
+        let destination = tempfile::tempdir().unwrap();
+        let installed = install_below(prefix, destination.path(), &["--binary", program.to_str().unwrap()]);
+        assert!(installed.status.success(), "{installed:?}");
+        let installed = files(destination.path());
+        let units: Vec<_> = installed.iter().filter(|file| file.ends_with(".service")).collect();
+        let is_found = |unit: &str| UNIT_DIRS.contains(&unit.rsplit_once('/').unwrap().0);
+        assert!(units.len() == 2 && units.iter().all(|unit| is_found(unit)), "{prefix}: {units:?}");
+        assert!(install_below(prefix, destination.path(), &["--uninstall"]).status.success());
+        assert_eq!(files(destination.path()), BTreeSet::new());
+    }
 }
 
 #[test]
@@ -150,18 +174,18 @@ fn what_is_installed_is_removed_again_and_settings_that_were_changed_are_kept() 
     install_it();
     let expected = [
         "etc/byhash.toml",
+        "etc/systemd/system/byhash.service",
+        "etc/systemd/system/byhash@.service",
         "opt/byhash/bin/byhash",
-        "opt/byhash/lib/systemd/system/byhash.service",
-        "opt/byhash/lib/systemd/system/byhash@.service",
         "opt/byhash/share/doc/byhash/byhash.toml",
         "sbin/mount.byhash",
     ];
     assert!(files(root).iter().eq(&expected), "{:?}", files(root));
-    for unit in [expected[2], expected[3]] {
+    for unit in [expected[1], expected[2]] {
         let unit = std::fs::read_to_string(root.join(unit)).unwrap();
         assert!(unit.contains("ExecStart=/opt/byhash/bin/byhash mount ") && !unit.contains("@PREFIX"), "{unit}");
     }
-    for program in [expected[1], expected[5]] {
+    for program in [expected[3], expected[5]] {
         assert_eq!(std::fs::metadata(root.join(program)).unwrap().permissions().mode() & 0o777, 0o755);
     }
     assert!(install(root, &["--uninstall"]).status.success());
