@@ -1,5 +1,7 @@
 //! `byhash add`.
 
+use std::io::Seek;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -107,7 +109,7 @@ impl Adding {
             if self.reference {
                 return Err(CommandError::Failed("standard input does not lie anywhere: leave --reference out".into()));
             }
-            return Ok(File { path, len: None });
+            return Ok(File { path, len: rest_of_stdin() });
         }
         let metadata = std::fs::metadata(path).map_err(|error| CommandError::Failed(error.to_string()))?;
         if metadata.is_dir() {
@@ -173,6 +175,10 @@ impl Adding {
         let is_long = file.len.is_none_or(|len| len >= MIN_SHOWN);
         let bar = is_long.then(|| Shown(bytes_bar(file.len, &name)));
         let room = &mut |batch: &str, bytes| self.make_room(kept, batch, bytes);
+        if let (Source::Stream(_), Some(len)) = (&source, file.len) {
+            // Else some would be made for the beginning of what there is no room for as a whole.
+            batch.reserve(room_for(len), room)?;
+        }
         batch.stage(source, room, &|done| bar.iter().for_each(|bar| bar.0.set_position(done)))?;
         Ok(())
     }
@@ -209,6 +215,15 @@ impl Adding {
             }
         })
     }
+}
+
+/// How much standard input has to give, if it is a file; a pipe does not say.
+fn rest_of_stdin() -> Option<u64> {
+    let mut stdin = std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
+    let metadata = stdin.metadata().ok()?;
+    // Files that the kernel makes up as they are read say that they are empty.
+    let is_sized = metadata.is_file() && metadata.len() > 0;
+    is_sized.then(|| stdin.stream_position().ok()).flatten().map(|at| metadata.len().saturating_sub(at))
 }
 
 fn all_not_added(files: &[File], error: &CommandError) -> bool {

@@ -39,6 +39,18 @@ pub enum StoreError {
         /// What it takes, in bytes.
         used: u64,
     },
+    /// Something that is to be added is larger than all that the cache may hold.
+    #[error(
+        "it is larger than the cache: it would take {} there, and the cache may take {} in all, with its index; \
+         a larger --cache-size (that of the node, if one runs) allows it",
+        shown(*wanted), shown(*capacity)
+    )]
+    LargerThanCache {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// What the store may take, in bytes.
+        capacity: u64,
+    },
     /// No room on the disk for something that is to be added.
     #[error(
         "the disk of the cache has no room for {}: {} are free, of which {} are to stay free, and nothing that is \

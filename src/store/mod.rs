@@ -220,7 +220,8 @@ impl Store {
 
     /// Makes room for a batch of files on their way in ([`import::Batch`]), evicting blobs if need be, and
     /// keeps it for them: `bytes` together, as [`import::room_for`] counts, what was asked for before included.
-    /// [`StoreError::NoRoom`] or [`StoreError::DiskFull`] if there is none to be made; then nothing is kept.
+    /// [`StoreError::LargerThanCache`], [`StoreError::NoRoom`] or [`StoreError::DiskFull`] if there is none to be made;
+    /// then nothing is kept, nor evicted.
     pub fn make_room(&self, batch: &str, bytes: u64) -> Result<(), StoreError> {
         self.shared.make_room(batch, bytes)
     }

@@ -48,6 +48,9 @@ impl Shared {
 
     /// See [`super::Store::make_room`].
     pub fn make_room(&self, batch: &str, bytes: u64) -> Result<(), StoreError> {
+        if bytes > self.space.most() {
+            return Err(StoreError::LargerThanCache { wanted: bytes, capacity: self.space.usage().capacity });
+        }
         let lock = self.layout.staged_batch(batch)?;
         self.count_staged()?;
         let so_far = sweep::staged_room(&self.layout, Some(batch))?.taken;

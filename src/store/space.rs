@@ -170,9 +170,14 @@ impl Space {
 
     /// What blobs may take together. Moves in steps, so that not every commit moves it.
     fn blob_limit(&self) -> u64 {
-        let steps = self.index.load(Ordering::Relaxed) / self.headroom() + 2;
         let staged = self.staged.load(Ordering::Relaxed).saturating_sub(self.moving.load(Ordering::Relaxed));
-        self.capacity.saturating_sub((steps * self.headroom()).saturating_add(staged))
+        self.most().saturating_sub(staged)
+    }
+
+    /// What all but the index may take.
+    pub fn most(&self) -> u64 {
+        let steps = self.index.load(Ordering::Relaxed) / self.headroom() + 2;
+        self.capacity.saturating_sub(steps * self.headroom())
     }
 
     /// While the result lives, `bytes` of what is on its way in are not counted as such.

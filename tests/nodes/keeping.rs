@@ -309,3 +309,33 @@ fn adding_makes_room_first_and_says_what_to_do_when_there_is_none() {
     stdout(&seat.run(["rm", &hash_of(&content(120, 40 * MIB))]));
     stdout(&seat.run(["add", "--cache-size", "64MiB", too_much.to_str().unwrap()]));
 }
+
+#[test]
+fn a_file_larger_than_the_cache_is_refused_as_such_and_nothing_goes_for_it() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..2).map(|seed| content(130 + seed, 16 * MIB)).collect();
+    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
+    let mut flags = asking(&[&holder]);
+    flags.extend(["--cache-size", "64MiB"]);
+    let node = sandbox.seat("b").serve(flags);
+    stdout(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
+    let large = sandbox.write("large", content(132, 65 * MIB));
+    both_ways(node, |seat| {
+        let named = seat.run(["add", large.to_str().unwrap()]);
+        let stdin = std::fs::File::open(&large).unwrap();
+        let given = seat.command(["add", "-"]).stdin(stdin).output().unwrap();
+        for output in [named, given] {
+            let said = complaints(&output);
+            let parts = ["larger than the cache", "64.0 MiB in all", "--cache-size"];
+            assert!(said.len() == 1 && parts.iter().all(|part| said[0].contains(part)), "{said:?}");
+        }
+        assert!(hashes.iter().all(|hash| is_held(seat, hash)));
+        // There is room for it, but not for more: what a file that is standard input says of its length is enough.
+        let fitting = sandbox.write("fitting", content(133, 20 * MIB));
+        let stdin = std::fs::File::open(&fitting).unwrap();
+        stdout(&seat.command(["add", "-"]).stdin(stdin).output().unwrap());
+        assert!(hashes.iter().all(|hash| is_held(seat, hash)));
+        stdout(&seat.run(["rm", &hash_of(&content(133, 20 * MIB))]));
+    });
+}

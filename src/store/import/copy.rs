@@ -33,6 +33,8 @@ pub(super) struct Copying<'a> {
     pub content: &'a File,
     pub content_path: &'a Path,
     pub outboard_path: PathBuf,
+    /// Room that was made before, in bytes.
+    pub room: u64,
     pub progress: &'a dyn Fn(u64),
 }
 
@@ -82,7 +84,7 @@ impl Copying<'_> {
             if size > MAX_BLOB_LEN {
                 return Err(StoreError::TooBig(size));
             }
-            if size > reserved {
+            if size > reserved && room_for(size) > self.room {
                 // If there is no room for that much, there may still be enough.
                 let ample = size.saturating_add((size / 4).clamp(MIN_STEP, MAX_STEP)).min(MAX_BLOB_LEN);
                 reserved = match reserve(room_for(ample)) {

@@ -156,7 +156,9 @@ impl Batch {
             return Ok((hash, size, true));
         }
         let content = create_private(&content_path).map_err(io_error("create", &content_path))?;
-        let mut copying = Copying { content: &content, content_path: &content_path, outboard_path, progress };
+        let room_made = self.reserved.saturating_sub(self.taken);
+        let mut copying =
+            Copying { content: &content, content_path: &content_path, outboard_path, room: room_made, progress };
         let mut reserve = |bytes| self.reserve(bytes, room);
         let (hash, size) = match source {
             Source::File(path) => copying.file(path, &mut reserve)?,

@@ -162,14 +162,18 @@ fn room_is_made_before_anything_is_staged_and_kept_until_it_is_taken_over() {
 fn where_no_room_can_be_made_that_is_said_and_nothing_goes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_with(dir.path(), 10 * GROUP_LEN);
-    let (mine, fetched, big) = (Sample::new(4 * GROUP, 1), Sample::new(4 * GROUP, 2), Sample::new(20 * GROUP, 3));
+    let (mine, fetched, big) = (Sample::new(4 * GROUP, 1), Sample::new(4 * GROUP, 2), Sample::new(7 * GROUP, 3));
     drop(stage_with_room(dir.path(), &store, &[&mine]).map(|batch| store.adopt_all(batch.blobs())).unwrap());
     fetched.write_all(&store);
     let refused = stage_with_room(dir.path(), &store, &[&big]).unwrap_err();
     assert!(matches!(refused, StoreError::NoRoom { .. }), "{refused}");
-    for word in ["324.0 KiB", "byhash rm", "byhash unpin", "--cache-size"] {
+    for word in ["116.0 KiB", "byhash rm", "byhash unpin", "--cache-size"] {
         assert!(refused.to_string().contains(word), "{word}: {refused}");
     }
+    // What is held is not to blame where an empty cache would not do.
+    let refused = stage_with_room(dir.path(), &store, &[&Sample::new(20 * GROUP, 4)]).unwrap_err();
+    assert!(matches!(refused, StoreError::LargerThanCache { .. }), "{refused}");
+    assert!(refused.to_string().contains("324.0 KiB") && !refused.to_string().contains("byhash rm"), "{refused}");
     // It cannot fit, whatever went: so nothing did.
     assert!(fetched.read_all(&store).unwrap() && mine.read_all(&store).unwrap());
     assert_eq!(store.usage().used - of_blobs(&store), on_disk_of_index(dir.path()));
