@@ -54,6 +54,7 @@ pub fn config(state: &Path, peers: Vec<PeerSpec>) -> NodeConfig {
         peers,
         allow: Vec::new(),
         secret_file: None,
+        file: None,
         open: true,
         cache_size: 64 << 30,
         serve_rate: None,

@@ -37,9 +37,12 @@ pub(super) struct Mount {
 
 impl Mount {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        let config = self.node.node(self.mount)?;
+        let mut config = self.node.node(self.mount)?;
         let mountpoint = std::path::absolute(&self.mountpoint)
             .map_err(|error| CommandError::Misused(format!("'{}': {error}", self.mountpoint.display())))?;
+        // By a path that does not lead through the mount point, if there is one.
+        config.state.create()?;
+        config.state = config.state.resolved()?;
         if self.detached {
             // A process in the background must not keep some directory's file system busy. All
             // paths are absolute by now.

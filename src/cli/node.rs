@@ -15,7 +15,7 @@ use crate::config::{NodeConfig, StateDir, Verify};
 use crate::control::{Client, ControlHandler, ControlListener, serve};
 use crate::daemon::{self, Node};
 use crate::fs::{Filesystem, Owner};
-use crate::fuse::{Mount, MountOptions, Passthrough};
+use crate::fuse::{Mount, MountError, MountOptions, Passthrough};
 use crate::ids::PeerId;
 
 /// How long reads and writes on disk that are still under way may hold up the end of a node.
@@ -172,10 +172,13 @@ async fn mount_at(node: &Arc<Node>, config: &NodeConfig, place: Place) -> Result
     };
     let allow_other = defaults.allow_other || config.mount.allow_other;
     let source = place.source.unwrap_or(defaults.source);
-    let options = MountOptions { allow_other, passthrough, direct, source };
+    let options = MountOptions { allow_other, passthrough, direct, source, needed: config.places() };
     let runtime = tokio::runtime::Handle::current();
     let mounting = move || Mount::new(&place.mountpoint, filesystem, options, runtime);
-    let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(failed)?;
+    let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(|error| match error {
+        MountError::Hides { .. } => CommandError::Misused(error.to_string()),
+        error => failed(error),
+    })?;
     node.note_mount(mount.path().to_owned(), mount.modes());
     Ok(mount)
 }

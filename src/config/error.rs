@@ -40,7 +40,7 @@ pub enum ConfigError {
     StateDir {
         /// The directory.
         path: PathBuf,
-        /// `made` or `used`.
+        /// `made`, `used` or `found`.
         what: &'static str,
         /// What the system said.
         source: std::io::Error,

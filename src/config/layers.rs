@@ -97,6 +97,14 @@ impl Layers {
         self.layers.iter().find_map(|(origin, raw)| get(raw).map(|value| (origin, value)))
     }
 
+    /// The configuration file, if there is one.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.layers.iter().find_map(|(origin, _)| match origin {
+            Origin::File(path) => Some(path.as_path()),
+            Origin::Flags | Origin::Environment => None,
+        })
+    }
+
     /// The state directory, absolute. Nothing is made on disk.
     pub fn state(&self) -> Result<StateDir, ConfigError> {
         let path = match self.pick(|raw| raw.state.as_ref()) {

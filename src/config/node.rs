@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub allow: Vec<PeerId>,
     /// The network secret's file, absolute; not read yet.
     pub secret_file: Option<PathBuf>,
+    /// The configuration file that was read, absolute.
+    pub file: Option<PathBuf>,
     /// Whether any authenticated key may connect.
     pub open: bool,
     /// What the cache may hold on disk, in bytes, [`MIN_CACHE_SIZE`] to [`MAX_CACHE_SIZE`].
@@ -84,6 +86,11 @@ impl NodeConfig {
     /// The serving side's part of it.
     pub fn serve(&self) -> ServeConfig {
         ServeConfig { rate: self.serve_rate }
+    }
+
+    /// What a node with this configuration needs by name, at its start or while it runs.
+    pub fn places(&self) -> Vec<PathBuf> {
+        self.state.places().into_iter().chain(self.secret_file.clone()).chain(self.file.clone()).collect()
     }
 
     /// The store's part of it.
@@ -130,6 +137,7 @@ impl Layers {
             peers,
             allow,
             secret_file,
+            file: self.file().and_then(|file| std::path::absolute(file).ok()),
             open: self.pick(|raw| raw.open.as_ref()).is_some_and(|(_, open)| *open),
             cache_size: self.cache_size()?,
             serve_rate: self.rate("serve-rate", |raw| raw.serve_rate.as_ref())?,

@@ -85,6 +85,17 @@ impl StateDir {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(failed("made"))?;
         std::fs::read_dir(&self.0).map(drop).map_err(failed("used"))
     }
+
+    /// The same directory, which must exist, by its own path: without links and `..`.
+    pub fn resolved(&self) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::StateDir { path: self.0.clone(), what: "found", source };
+        self.0.canonicalize().map(Self).map_err(failed)
+    }
+
+    /// What a node opens by name while it runs, each of which may be a link to elsewhere.
+    pub fn places(&self) -> [PathBuf; 5] {
+        [self.0.clone(), self.key(), self.cache(), self.control_socket(), self.log()]
+    }
 }
 
 #[cfg(test)]

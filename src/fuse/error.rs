@@ -20,6 +20,18 @@ pub enum MountError {
         /// The type of what is mounted.
         kind: String,
     },
+    /// The mount would hide what its own node needs: the node would then wait for itself.
+    #[error(
+        "the mount point '{}' would hide '{}', which the node itself needs, and hang: \
+         choose another mount point, or another place for that",
+        .path.display(), .needed.display()
+    )]
+    Hides {
+        /// The mount point.
+        path: PathBuf,
+        /// What lies there or below.
+        needed: PathBuf,
+    },
     /// The mount point cannot be looked at.
     #[error("the mount point '{}' cannot be examined: {source}", .path.display())]
     Inspect {

@@ -43,6 +43,8 @@ pub struct MountOptions {
     pub direct: bool,
     /// What is shown as the source of the mount; mount(8) tells by it whether a line of fstab is mounted.
     pub source: String,
+    /// Files and directories that the process goes on using by name, absolute: a mount that hides one of them is refused.
+    pub needed: Vec<PathBuf>,
 }
 
 impl Default for MountOptions {
@@ -56,6 +58,7 @@ impl Default for MountOptions {
             passthrough: Passthrough::Off("not asked for".to_owned()),
             direct: false,
             source: SOURCE_NAME.to_owned(),
+            needed: Vec::new(),
         }
     }
 }
@@ -85,7 +88,7 @@ impl Mount {
         options: MountOptions,
         runtime: Handle,
     ) -> Result<Self, MountError> {
-        let path = mount_point::prepare(mount_point)?;
+        let path = mount_point::prepare(mount_point, &options.needed)?;
         let device_fd = attach(&path, &options)?;
         Self::serve(&path, device_fd, fs, &options, runtime).map_err(|source| {
             if let Err(error) = detach(&path) {

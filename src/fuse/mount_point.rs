@@ -37,11 +37,18 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     })
 }
 
-/// Makes sure that `path` is a directory on which nothing lives, detaching dead FUSE mounts, and
-/// returns its absolute path. A directory that is not empty is allowed, with a warning: what is in
-/// it is hidden, not lost.
-pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+/// Makes sure that `path` is a directory on which nothing lives, detaching dead FUSE mounts, and that
+/// none of `needed` lies there, and returns its absolute path. A directory that is not empty is allowed,
+/// with a warning: what is in it is hidden, not lost.
+pub(super) fn prepare(path: &Path, needed: &[PathBuf]) -> Result<PathBuf, MountError> {
     let path = resolve(path)?;
+    for needed in needed {
+        // What does not exist is made where it is named.
+        let found = needed.canonicalize().unwrap_or_else(|_| needed.clone());
+        if found.starts_with(&path) {
+            return Err(MountError::Hides { path, needed: found });
+        }
+    }
     let inspect = |source| MountError::Inspect { path: path.clone(), source };
     if let Some(entry) = detach_dead(&path)? {
         return Err(MountError::InUse { path, kind: entry.kind });

@@ -22,6 +22,7 @@ mod limits;
 mod listing;
 mod lying;
 mod modes;
+mod mount_points;
 mod no_cache;
 mod node;
 mod programs;
