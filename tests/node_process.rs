@@ -4,6 +4,7 @@
 mod skip;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -251,4 +252,62 @@ fn an_interrupted_demo_leaves_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stderr(&output), "byhash: interrupted: cleaning up\n");
     assert!(leftovers(dir.path()).is_empty());
+}
+
+/// A node that is closing: takes one connection at `socket`, reads of its question if `reads`, tells `says`, and is gone.
+fn closing_node(socket: &Path, reads: bool, says: &'static [u8]) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let socket = socket.to_owned();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        std::fs::remove_file(socket).unwrap();
+        drop(listener);
+        if reads {
+            assert!(client.read(&mut [0; 4096]).unwrap() > 0);
+        }
+        client.write_all(says).unwrap();
+    })
+}
+
+#[test]
+fn a_command_that_finds_a_closing_node_goes_to_the_store_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, file) = (dir.path().join("state"), dir.path().join("file"));
+    std::fs::write(&file, "content").unwrap();
+    let (file, hash) = (file.to_str().unwrap(), blake3::hash(b"content").to_string());
+    stdout(&run(&state, &["add", file]));
+    for reads in [false, true] {
+        for (args, expected) in [
+            (&["ls", &hash][..], "complete"),
+            (&["get", &hash], "content"),
+            (&["pin", &hash], ""),
+            (&["verify", &hash], "no damage"),
+            (&["gc", "--all"], "removed 0 blobs"),
+            (&["rm", &hash], ""),
+            (&["add", file], &hash),
+        ] {
+            let node = closing_node(&state.join("control.sock"), reads, b"");
+            let output = run(&state, args);
+            assert!(stdout(&output).contains(expected) && output.stderr.is_empty(), "{args:?}: {output:?}");
+            node.join().unwrap();
+        }
+    }
+}
+
+/// What a node says before it carries out an order: a message frame, of 20 bytes.
+const BEGUN: &[u8] = b"\x14\0\0\0\x01{\"response\":\"begun\"}";
+
+#[test]
+fn what_a_node_had_begun_when_it_ended_is_not_done_again_and_not_called_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, file) = (dir.path().join("state"), dir.path().join("file"));
+    std::fs::write(&file, "content").unwrap();
+    let hash = blake3::hash(b"content").to_string();
+    stdout(&run(&state, &["add", file.to_str().unwrap()]));
+    let node = closing_node(&state.join("control.sock"), true, BEGUN);
+    let output = run(&state, &["rm", &hash]);
+    node.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("may have been done or not"), "{}", stderr(&output));
+    assert!(stdout(&run(&state, &["ls"])).contains(&hash));
 }

@@ -193,7 +193,7 @@ impl Adding {
             let order = Order::MakeRoom { batch: batch.to_owned(), bytes };
             let report = keeper.order(order).await;
             // A node's connection does not last as long as staging may take.
-            *kept = Some(keeper).filter(|keeper| bytes <= BATCH_BYTES && matches!(keeper, Keeper::Store(_)));
+            *kept = Some(keeper).filter(|keeper| bytes <= BATCH_BYTES && keeper.is_here());
             match report? {
                 Report::Room => Ok(()),
                 _ => Err(out_of_place()),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use clap::Args;
@@ -9,13 +10,14 @@ use clap::Args;
 use super::destination::Destination;
 use super::failure::CommandError;
 use super::flags::StoreFlags;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Who};
 use super::node::block_on;
 use super::progress::{Shown, bytes_bar};
 use super::signals::interrupted;
 use super::why::ADD_AGAIN;
 use crate::config::StateDir;
 use crate::control::{BlobStream, ControlError};
+use crate::daemon::LOCK_WAIT;
 use crate::ids::{BlobRange, ContentHash};
 use crate::store::{Blob, Store};
 
@@ -49,17 +51,23 @@ impl Get {
             return Err(not_held(&state, hash));
         }
         block_on(async {
-            match Keeper::reach_existing(&state, cache_size).await? {
-                Keeper::Node(mut node) => {
+            let mut keeper = Keeper::reach_existing(&state, cache_size).await?;
+            let deadline = Instant::now() + LOCK_WAIT;
+            loop {
+                match keeper.who() {
                     // Nothing is written before the node has the blob.
-                    let stream = node.get(hash).await.map_err(|error| why(hash, error))?;
-                    deliver(hash, stream.size(), Source::Node(stream), open()?).await
+                    Who::Node(node) => match node.get(hash).await {
+                        Err(ControlError::Closing) if Instant::now() < deadline => {}
+                        Err(error) => return Err(why(hash, error)),
+                        Ok(stream) => return deliver(hash, stream.size(), Source::Node(stream), open()?).await,
+                    },
+                    Who::Store(store) => {
+                        let blob = store.blob(&hash)?.filter(|blob| blob.is_complete());
+                        let blob = blob.ok_or_else(|| lost(store, hash).unwrap_or_else(|| not_held(&state, hash)))?;
+                        return deliver(hash, blob.size(), Source::Store { store, blob, at: 0 }, open()?).await;
+                    }
                 }
-                Keeper::Store(store) => {
-                    let blob = store.blob(&hash)?.filter(|blob| blob.is_complete());
-                    let blob = blob.ok_or_else(|| lost(&store, hash).unwrap_or_else(|| not_held(&state, hash)))?;
-                    deliver(hash, blob.size(), Source::Store { store, blob, at: 0 }, open()?).await
-                }
+                keeper.reach_again().await?;
             }
         })
     }
@@ -70,7 +78,7 @@ enum Source<'a> {
     Node(BlobStream<'a>),
     /// The next byte to read is `at`.
     Store {
-        store: Store,
+        store: &'a Store,
         blob: Arc<Blob>,
         at: u64,
     },

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure::{CommandError, complain};
+use super::node::running_node;
 use crate::config::{StateDir, store_config};
 use crate::control::{Client, ControlError, Order, Report};
 use crate::daemon::{LOCK_POLL, LOCK_WAIT};
@@ -20,8 +21,15 @@ const SILENT_WAIT: Duration = Duration::from_secs(1);
 /// The time between two looks at whether the index is done.
 const SETTLE_POLL: Duration = Duration::from_millis(10);
 
-/// Whoever keeps the store.
-pub(super) enum Keeper {
+/// Whoever keeps the store of a state directory.
+pub(super) struct Keeper {
+    state: StateDir,
+    cache_size: u64,
+    who: Who,
+}
+
+/// Who it is.
+pub(super) enum Who {
     /// A node runs.
     Node(Client),
     /// None runs; the store is open here, and locked.
@@ -32,12 +40,13 @@ impl Keeper {
     /// Connects to the node on `state` or opens its store; waits a bounded time while neither can be.
     pub(super) async fn reach(state: &StateDir, cache_size: u64) -> Result<Self, CommandError> {
         let deadline = Instant::now() + LOCK_WAIT;
+        let with = |who| Ok(Self { state: state.clone(), cache_size, who });
         loop {
             if let Some(node) = Client::connect(&state.control_socket()).await? {
-                return Ok(Self::Node(node));
+                return with(Who::Node(node));
             }
             match Store::open(store_config(state, cache_size), Arc::new(Metrics::default())) {
-                Ok(store) => return Ok(Self::Store(store)),
+                Ok(store) => return with(Who::Store(store)),
                 Err(StoreError::Locked { .. }) if Instant::now() < deadline => tokio::time::sleep(LOCK_POLL).await,
                 Err(error) => return Err(error.into()),
             }
@@ -53,25 +62,53 @@ impl Keeper {
             )));
         }
         let keeper = Self::reach(state, cache_size).await?;
-        if let Self::Store(store) = &keeper {
+        if let Who::Store(store) = &keeper.who {
             settle(store).await;
         }
         Ok(keeper)
     }
 
+    /// The node on `state`, which must run.
+    pub(super) async fn reach_node(state: &StateDir, cache_size: u64) -> Result<Self, CommandError> {
+        Ok(Self { state: state.clone(), cache_size, who: Who::Node(running_node(state).await?) })
+    }
+
+    /// Who it is now.
+    pub(super) fn who(&mut self) -> &mut Who {
+        &mut self.who
+    }
+
+    /// Whether that is this process.
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.who, Who::Store(_))
+    }
+
+    /// Looks for whoever keeps the store now, after a node that was ending.
+    pub(super) async fn reach_again(&mut self) -> Result<(), CommandError> {
+        tokio::time::sleep(LOCK_POLL).await;
+        *self = Self::reach_existing(&self.state, self.cache_size).await?;
+        Ok(())
+    }
+
     /// Has what a check has dropped or found lacking fetched again. Only a node can.
     pub(super) async fn mend(&mut self, scrubbed: &Scrubbed) -> Result<(), CommandError> {
-        match self {
-            Self::Node(node) => Ok(node.mend(scrubbed).await?),
-            Self::Store(_) => Err(out_of_place()),
+        match &mut self.who {
+            Who::Node(node) => Ok(node.mend(scrubbed).await?),
+            Who::Store(_) => Err(CommandError::Failed("the node that could fetch it has ended".to_owned())),
         }
     }
 
-    /// Has something done with the store.
+    /// Has something done with the store; by whoever keeps it next, if a node has ended before it began.
     pub(super) async fn order(&mut self, order: Order) -> Result<Report, CommandError> {
-        match self {
-            Self::Node(node) => Ok(node.order(order).await?),
-            Self::Store(store) => Ok(order.carry_out(store)?),
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match &mut self.who {
+                Who::Node(node) => match node.order(order.clone()).await {
+                    Err(ControlError::Closing) if Instant::now() < deadline => self.reach_again().await?,
+                    done => return Ok(done?),
+                },
+                Who::Store(store) => return Ok(order.carry_out(store)?),
+            }
         }
     }
 

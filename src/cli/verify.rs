@@ -10,7 +10,7 @@ use super::failure::{CommandError, complain};
 use super::flags::StoreFlags;
 use super::hashes::{Hashes, MaybeHashArgs};
 use super::keeper::{Keeper, out_of_place};
-use super::node::{block_on, running_node};
+use super::node::block_on;
 use super::output::{Output, json};
 use super::progress::{Shown, bytes_bar};
 use super::table::size;
@@ -70,7 +70,7 @@ impl Verify {
         let figures = block_on(async {
             // That none runs is told before anything is dropped.
             let mut keeper = match self.repair {
-                true => Keeper::Node(running_node(&state).await?),
+                true => Keeper::reach_node(&state, cache_size).await?,
                 false => Keeper::reach_existing(&state, cache_size).await?,
             };
             let total = match &hashes {

@@ -71,9 +71,14 @@ impl Client {
         }
     }
 
-    /// Has something done with the node's store.
+    /// Has something done with the node's store. After [`ControlError::Closing`] nothing was done, and nothing will be.
     pub async fn order(&mut self, order: Order) -> Result<Report, ControlError> {
-        match self.ask(&Request::Store(order)).await? {
+        let mut answer = self.ask(&Request::Store(order)).await?;
+        if answer == Response::Begun {
+            let settled = |error: ControlError| if error.is_of_the_end() { ControlError::Unsettled } else { error };
+            answer = self.answer().await.map_err(settled)?;
+        }
+        match answer {
             Response::Store(report) => Ok(report),
             _ => Err(ControlError::OutOfPlace),
         }
@@ -114,13 +119,18 @@ impl Client {
     /// Puts a question, over a new connection if the node may have taken the silence of this one for its end.
     async fn put(&mut self, request: &Request) -> Result<(), ControlError> {
         if self.used.elapsed() >= QUESTION_WAIT / 2 {
-            *self = Self::connect(&self.path).await?.ok_or(ControlError::Ended)?;
+            *self = Self::connect(&self.path).await?.ok_or(ControlError::Closing)?;
         }
-        write_message(&mut self.stream, request).await
+        write_message(&mut self.stream, request).await.map_err(closing)
     }
 
+    /// The first answer to a question.
     async fn ask(&mut self, request: &Request) -> Result<Response, ControlError> {
         self.put(request).await?;
+        self.answer().await.map_err(closing)
+    }
+
+    async fn answer(&mut self) -> Result<Response, ControlError> {
         let answer = read_frame(&mut self.stream).await?.ok_or(ControlError::Ended)?;
         self.used = Instant::now();
         match answer {
@@ -131,6 +141,11 @@ impl Client {
             Frame::Data(_) | Frame::End => Err(ControlError::OutOfPlace),
         }
     }
+}
+
+/// What it means that a question was not taken, or not answered by anything.
+fn closing(error: ControlError) -> ControlError {
+    if error.is_of_the_end() { ControlError::Closing } else { error }
 }
 
 /// A prefetch under way in the node.

@@ -8,6 +8,16 @@ use super::message::Failure;
 pub(super) const MAX_SOCKET_PATH_LEN: usize = 107;
 
 impl ControlError {
+    /// Whether whoever was at the other end of the connection has gone.
+    pub(super) fn is_of_the_end(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+        match self {
+            Self::Ended => true,
+            Self::Broken(error) => matches!(error.kind(), BrokenPipe | ConnectionReset),
+            _ => false,
+        }
+    }
+
     /// Whether the socket cannot be made because nothing can be written there, as on a read-only disk.
     pub fn is_of_the_disk(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -41,6 +51,12 @@ pub enum ControlError {
     /// The connection broke.
     #[error("the connection to the node broke: {0}")]
     Broken(#[from] std::io::Error),
+    /// The node ended, or had ended, before it began with what was asked.
+    #[error("the node was ending and did nothing of this: try again")]
+    Closing,
+    /// The node ended after it had begun with what was asked.
+    #[error("the node ended in the midst of it: it may have been done or not; look, with 'byhash ls', or try again")]
+    Unsettled,
     /// The connection ended inside an answer.
     #[error("the node ended before it had answered")]
     Ended,

@@ -79,6 +79,9 @@ pub enum Response {
     Prefetch(PrefetchEvent),
     /// To [`Request::Mend`]: all of it is held again.
     Mended,
+    /// To [`Request::Store`], before anything is done, and before the answer proper: whoever has not got this knows that
+    /// nothing was done.
+    Begun,
     /// To [`Request::Store`].
     Store(Report),
     /// To [`Request::Get`]: this many bytes follow in data frames, then an end frame.

@@ -9,7 +9,8 @@
 //! frame, answered by a [`Response`] in a message frame. The answer to `get` is a
 //! [`Response::Blob`], then the blob's bytes in data frames, then an end frame, or a
 //! [`Response::Error`] in a message frame in place of the rest. The answer to `prefetch` is any number of
-//! [`Response::Prefetch`], each in a message frame, then an end frame. A client that hangs up withdraws
+//! [`Response::Prefetch`], each in a message frame, then an end frame. Before an order is carried out, [`Response::Begun`] is
+//! sent, so that a client whose node ends knows whether it may have been. A client that hangs up withdraws
 //! its question.
 
 mod client;

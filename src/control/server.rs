@@ -11,7 +11,7 @@ use bytes::Bytes;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::error::MAX_SOCKET_PATH_LEN;
@@ -19,6 +19,7 @@ use super::frame::{Frame, read_frame, write_data, write_end, write_message};
 use super::prefetch::prefetch;
 use super::{ControlError, Failure, FailureKind, MAX_HASHES, Order, Request, Response};
 use crate::daemon::status::{BlobReport, NodeStatus, PeerStatus};
+use crate::daemon::{LOCK_WAIT, SHUTDOWN_DEADLINE};
 use crate::ids::{BlobRange, ContentHash, TransferId};
 use crate::store::Store;
 use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatus};
@@ -34,6 +35,11 @@ const BACKLOG: i32 = 1024;
 
 /// How long a client may take over its next question before the connection is closed.
 pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(30);
+
+/// How long orders that have been begun may take when the node ends; most take a fraction of a second.
+const ORDER_DRAIN: Duration = Duration::from_secs(3);
+// Whoever finds the socket gone waits for so long until the store is free.
+const _: () = assert!(ORDER_DRAIN.as_secs() + SHUTDOWN_DEADLINE.as_secs() < LOCK_WAIT.as_secs());
 
 /// How long accepting rests after an error such as running out of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -136,20 +142,21 @@ impl Drop for ControlListener {
     }
 }
 
-/// Answers on `listener` until `shutdown` is ready; then conversations are cut off and the
-/// socket's file is removed.
+/// Answers on `listener` until `shutdown` is ready; then the socket's file is removed and conversations are cut off, but
+/// for orders that have been begun, which are answered within a bounded time.
 pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, shutdown: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
     let mut conversations = JoinSet::new();
+    let (closing, closed) = watch::channel(());
     let accept = async {
         loop {
             while conversations.try_join_next().is_some() {}
             let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             match listener.socket.accept().await {
                 Ok((stream, _)) => {
-                    let handler = handler.clone();
+                    let (handler, closed) = (handler.clone(), closed.clone());
                     conversations.spawn(async move {
-                        if let Err(error) = converse(stream, &handler).await {
+                        if let Err(error) = converse(stream, &handler, closed).await {
                             tracing::debug!("a conversation on the control socket ended: {error}");
                         }
                         drop(slot);
@@ -166,22 +173,40 @@ pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, 
         () = accept => {}
         () = shutdown => {}
     }
+    drop(listener);
+    drop(closing);
+    let drain = async { while conversations.join_next().await.is_some() {} };
+    if tokio::time::timeout(ORDER_DRAIN, drain).await.is_err() {
+        tracing::warn!("an order is still being carried out, and its answer is lost");
+    }
 }
 
-/// Answers the questions of one client until it hangs up.
-async fn converse(stream: UnixStream, handler: &Arc<dyn ControlHandler>) -> Result<(), ControlError> {
+/// Answers the questions of one client until it hangs up or the node is closed.
+async fn converse(
+    stream: UnixStream,
+    handler: &Arc<dyn ControlHandler>,
+    mut closed: watch::Receiver<()>,
+) -> Result<(), ControlError> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
-        let Ok(frame) = tokio::time::timeout(QUESTION_WAIT, read_frame(&mut read)).await else { return Ok(()) };
+        let asked = tokio::select! {
+            biased;
+            _ = closed.changed() => return Ok(()),
+            asked = tokio::time::timeout(QUESTION_WAIT, read_frame(&mut read)) => asked,
+        };
+        let Ok(frame) = asked else { return Ok(()) };
         let message = match frame? {
             Some(Frame::Message(message)) => message,
             Some(Frame::Data(_) | Frame::End) => return Err(ControlError::OutOfPlace),
             None => return Ok(()),
         };
+        let request = serde_json::from_slice(&message);
+        let is_order = matches!(request, Ok(Request::Store(_)));
         tokio::select! {
-            answered = answer(&mut write, handler, &message) => answered?,
+            answered = answer(&mut write, handler, request) => answered?,
             () = hung_up(&mut read) => return Ok(()),
+            _ = closed.changed(), if !is_order => return Ok(()),
         }
     }
 }
@@ -197,9 +222,9 @@ async fn hung_up<R: AsyncRead + Unpin>(read: &mut BufReader<R>) {
 async fn answer(
     to: &mut (impl AsyncWrite + Unpin),
     handler: &Arc<dyn ControlHandler>,
-    message: &[u8],
+    request: serde_json::Result<Request>,
 ) -> Result<(), ControlError> {
-    let response = match serde_json::from_slice(message) {
+    let response = match request {
         Ok(Request::Status) => Response::Status(Box::new(handler.status().await)),
         Ok(Request::Peers) => Response::Peers { peers: handler.peers().await },
         Ok(Request::Transfers) => Response::Transfers { transfers: handler.transfers().await },
@@ -216,7 +241,10 @@ async fn answer(
             Ok(()) => Response::Mended,
             Err(failure) => Response::Error(failure),
         },
-        Ok(Request::Store(order)) => carry_out(handler.store(), order).await,
+        Ok(Request::Store(order)) => {
+            write_message(to, &Response::Begun).await?;
+            carry_out(handler.store(), order).await
+        }
         Ok(Request::Get { hash }) => match handler.open_blob(hash).await {
             Ok(reader) => return send_blob(to, reader).await,
             Err(failure) => Response::Error(failure),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
@@ -31,6 +32,8 @@ struct FakeNode {
     store: OnceLock<(tempfile::TempDir, Store)>,
     fails_at: Option<u64>,
     waiting: Notify,
+    /// Told when an order comes.
+    ordered: Mutex<Option<oneshot::Sender<()>>>,
     reads: Arc<AtomicUsize>,
 }
 
@@ -179,6 +182,9 @@ impl ControlHandler for FakeNode {
     }
 
     fn store(&self) -> &Store {
+        if let Some(told) = self.ordered.lock().take() {
+            let _ = told.send(());
+        }
         &self.store.get_or_init(made_up_store).1
     }
 
@@ -310,6 +316,27 @@ async fn the_socket_is_private_and_goes_with_the_node() {
     running.served.await.unwrap();
     assert!(!socket.exists());
     assert!(Client::connect(&socket).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_order_that_was_begun_is_answered_though_the_node_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let listener = ControlListener::bind(&path).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let node: Arc<dyn ControlHandler> = Arc::new(FakeNode { ordered: Mutex::new(Some(stop)), ..FakeNode::default() });
+    let serving = tokio::spawn(serve(listener, node, async { drop(stopped.await) }));
+    let mut idle = Client::connect(&path).await.unwrap().unwrap();
+    idle.status().await.unwrap();
+    let mut client = Client::connect(&path).await.unwrap().unwrap();
+    assert!(matches!(client.order(Order::List { after: None }).await.unwrap(), Report::List(_)));
+    // No further one is taken, and whoever comes later knows that.
+    for client in [&mut client, &mut idle] {
+        let error = client.order(Order::List { after: None }).await.unwrap_err();
+        assert!(matches!(error, ControlError::Closing), "{error:?}");
+    }
+    serving.await.unwrap();
+    assert!(Client::connect(&path).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -8,5 +8,5 @@ mod scrub_position;
 pub mod status;
 
 pub use mend::MendError;
-pub use node::{LOCK_POLL, LOCK_WAIT, Node};
+pub use node::{LOCK_POLL, LOCK_WAIT, Node, SHUTDOWN_DEADLINE};
 pub use runtime::{raise_descriptor_limit, runtime};

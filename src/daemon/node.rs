@@ -27,7 +27,7 @@ use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
 const FETCH_DRAIN: Duration = Duration::from_secs(4);
 
 /// How long the serving side may take to end at a shutdown, its own drain included.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
 
 /// How long the store may be in use by a process that does not answer on the control socket: a command
 /// that will soon be done, or a node that is ending, as after `umount` before `mount`.
