@@ -118,6 +118,7 @@ impl ControlHandler for MadeUp {
                 pid: 4242,
                 listen: "127.0.0.1:7117".into(),
                 mountpoint: None,
+                detached: false,
                 uptime_secs: 3,
                 usage: SpaceUsage { capacity: 4, used: 3, available: 1, blobs: 1 },
                 scrub: None,

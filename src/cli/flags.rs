@@ -9,7 +9,7 @@ use crate::config::{Layers, NodeConfig, RawConfig, StateDir, Surroundings};
 use crate::transport::NetworkSecret;
 
 /// Which node is meant.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct StateFlags {
     /// The node's directory: its key, cache and control socket
     ///

@@ -12,6 +12,7 @@ mod get;
 mod hashes;
 mod id;
 mod keeper;
+mod leaving;
 mod log_file;
 mod logging;
 mod ls;

@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::failure::CommandError;
+use super::leaving::lingering;
 use super::output::print;
 use super::signals::Signals;
+use super::status::GOES_ON;
 use super::supervisor;
 use crate::config::{NodeConfig, StateDir, Verify};
 use crate::control::{Client, ControlHandler, ControlListener, serve};
@@ -17,6 +19,7 @@ use crate::daemon::{self, Node};
 use crate::fs::{Filesystem, Owner};
 use crate::fuse::{Mount, MountError, MountOptions, Passthrough};
 use crate::ids::PeerId;
+use crate::store::StoreError;
 
 /// How long reads and writes on disk that are still under way may hold up the end of a node.
 const RUNTIME_END_WAIT: Duration = Duration::from_secs(1);
@@ -66,7 +69,10 @@ async fn live(config: &NodeConfig, place: Option<Place>) -> Result<(), CommandEr
     let starting = tokio::spawn(async move { Node::start(&config_of_node).await });
     let node = tokio::select! {
         biased;
-        started = starting => started.map_err(failed)?.map_err(failed)?,
+        started = starting => match started.map_err(failed)? {
+            Ok(node) => node,
+            Err(error) => return Err(not_started(config, &error).await),
+        },
         () = signals.any() => {
             tracing::info!("told to end before it had started");
             return Ok(());
@@ -75,6 +81,17 @@ async fn live(config: &NodeConfig, place: Option<Place>) -> Result<(), CommandEr
     let attended = attend(&node, config, place, &mut signals).await;
     node.shutdown().await;
     attended
+}
+
+/// Why the node did not start; that another one runs there of which nothing is to be seen any more is said.
+async fn not_started(config: &NodeConfig, error: &anyhow::Error) -> CommandError {
+    let mut sentence = error.to_string();
+    if let Some(StoreError::Locked { .. }) = error.downcast_ref()
+        && let Some(mountpoint) = lingering(&config.state).await
+    {
+        sentence += &format!("; it was mounted at '{}' and is unmounted, but {GOES_ON}", mountpoint.display());
+    }
+    CommandError::Failed(sentence)
 }
 
 /// Gives the node its control socket and its mount, says that it is ready, and waits for the end.
@@ -93,12 +110,13 @@ async fn attend(
         bound => Some(bound?),
     };
     let (stop, stopped) = oneshot::channel::<()>();
+    let socket = listener.is_some().then(|| config.state.control_socket());
     let handler: Arc<dyn ControlHandler> = node.clone();
     let control = listener.map(|listener| tokio::spawn(serve(listener, handler, async { drop(stopped.await) })));
     let mount = match place {
         Some(place) => tokio::select! {
             biased;
-            mounted = mount_at(node, config, place) => Some(mounted?),
+            mounted = mount_at(node, config, place, socket) => Some(mounted?),
             // The mount point may lie on a file system that hangs. What is mounted after all is taken off again.
             () = signals.any() => {
                 tracing::info!("told to end before it was mounted");
@@ -158,10 +176,18 @@ pub(super) async fn on_own_thread<T: Send + 'static>(
     told.await.map_err(failed)
 }
 
-async fn mount_at(node: &Arc<Node>, config: &NodeConfig, place: Place) -> Result<Mount, CommandError> {
+async fn mount_at(
+    node: &Arc<Node>,
+    config: &NodeConfig,
+    place: Place,
+    socket: Option<PathBuf>,
+) -> Result<Mount, CommandError> {
     let mut filesystem = Filesystem::new(Arc::new(node.engine().clone()), node.metrics().clone(), Owner::of_process());
     if config.mount.hydrate {
         filesystem = filesystem.hydrating();
+    }
+    if let Some(socket) = socket {
+        filesystem = filesystem.controlled_at(socket);
     }
     let filesystem = Arc::new(filesystem);
     let defaults = MountOptions::default();
@@ -179,7 +205,7 @@ async fn mount_at(node: &Arc<Node>, config: &NodeConfig, place: Place) -> Result
         MountError::Hides { .. } => CommandError::Misused(error.to_string()),
         error => failed(error),
     })?;
-    node.note_mount(mount.path().to_owned(), mount.modes());
+    node.note_mount(mount.at().clone(), mount.modes());
     Ok(mount)
 }
 

@@ -28,6 +28,9 @@ impl Status {
     }
 }
 
+/// What a node does whose mount has been taken off.
+pub(super) const GOES_ON: &str = "files of it are still open, and its node ends once they are closed";
+
 fn for_people(status: &NodeStatus) -> String {
     let metric = |name: &str| status.metrics.get(name).copied().unwrap_or(0);
     let usage = &status.usage;
@@ -38,7 +41,10 @@ fn for_people(status: &NodeStatus) -> String {
         row("listening", status.listen.clone()),
     ];
     if let Some(mountpoint) = &status.mountpoint {
-        rows.push(row("mounted", mountpoint.display().to_string()));
+        rows.push(match status.detached {
+            false => row("mounted", mountpoint.display().to_string()),
+            true => row("unmounted", format!("{}; {GOES_ON}", mountpoint.display())),
+        });
         rows.extend(status.mount.iter().map(|sentence| row("", sentence.clone())));
     }
     rows.extend([
@@ -109,6 +115,7 @@ mod tests {
             pid: 77,
             listen: "0.0.0.0:7117".into(),
             mountpoint: Some("/mnt/net".into()),
+            detached: false,
             uptime_secs: 3700,
             usage: SpaceUsage { capacity: 10 << 30, used: 3 << 20, available: 9 << 30, blobs: 4 },
             scrub: Some(ScrubStatus { rate: 1 << 20, checked_blobs: 7, ..ScrubStatus::default() }),

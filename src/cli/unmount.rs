@@ -1,11 +1,15 @@
 //! `byhash unmount`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::failure::{CommandError, complain};
-use crate::fuse::{MountError, Unmounted, clear_dead, unmount};
+use super::flags::StateFlags;
+use super::leaving::{Leaving, lingering};
+use super::node::block_on;
+use super::status::GOES_ON;
+use crate::fuse::{MountError, clear_dead, unmount};
 
 /// The arguments of `byhash unmount`.
 #[derive(Debug, Args)]
@@ -20,22 +24,32 @@ pub(super) struct Unmount {
 
 impl Unmount {
     pub(super) fn run(self) -> Result<(), CommandError> {
-        let failed = |error: MountError| {
-            CommandError::Failed(match error {
-                MountError::Missing(path) => format!("nothing is mounted at '{}': it does not exist", path.display()),
-                error => error.to_string(),
-            })
-        };
         if self.dead {
             return clear_dead(&self.mountpoint).map_err(failed);
         }
-        if unmount(&self.mountpoint).map_err(failed)? == Unmounted::FilesOpen {
-            complain(&format_args!(
-                "'{}' is unmounted, but files of it are still open, and its node ends once they are closed; \
-                 kill the node to break them off",
-                self.mountpoint.display()
-            ));
+        let node = Leaving::of(&self.mountpoint);
+        unmount(&self.mountpoint).map_err(failed)?;
+        if let Some(sentence) = node.and_then(|node| node.wait()) {
+            complain(&format_args!("'{}' is unmounted, but {sentence}", self.mountpoint.display()));
         }
         Ok(())
     }
+}
+
+fn failed(error: MountError) -> CommandError {
+    CommandError::Failed(match error {
+        MountError::Missing(path) => format!("nothing is mounted at '{}': it does not exist", path.display()),
+        MountError::NotMounted(path) if is_lingering(&path) => {
+            format!("nothing is mounted at '{}' any more, but {GOES_ON}", path.display())
+        }
+        error => error.to_string(),
+    })
+}
+
+/// Whether the user's own node was mounted at `path`, and goes on for files that are open. Others cannot be found by a
+/// mount point that is none any more.
+fn is_lingering(path: &Path) -> bool {
+    let state = StateFlags::default().state();
+    let lingering = state.and_then(|state| block_on(async { Ok(lingering(&state).await) }));
+    lingering.is_ok_and(|mountpoint| mountpoint.as_deref() == Some(path))
 }

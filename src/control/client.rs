@@ -39,6 +39,12 @@ impl Client {
         }
     }
 
+    /// The process of the node, as this process sees it; `None` if it cannot, as from within a container.
+    pub fn process(&self) -> Option<u32> {
+        let pid = self.stream.peer_cred().ok()?.pid()?;
+        u32::try_from(pid).ok().filter(|pid| *pid > 0)
+    }
+
     /// How the node is.
     pub async fn status(&mut self) -> Result<NodeStatus, ControlError> {
         match self.ask(&Request::Status).await? {

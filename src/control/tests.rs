@@ -115,6 +115,7 @@ impl ControlHandler for FakeNode {
                 pid: 7,
                 listen: "127.0.0.1:7117".into(),
                 mountpoint: Some("/m".into()),
+                detached: false,
                 uptime_secs: 3,
                 usage: SpaceUsage { capacity: 4, used: 3, available: 1, blobs: 1 },
                 scrub: None,

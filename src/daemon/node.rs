@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::scrub::Scrubber;
 use super::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
 use crate::config::{NodeConfig, Verify};
-use crate::fuse::MountModes;
+use crate::fuse::{MountModes, MountedAt};
 use crate::holders::{self, Holders, hints};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
@@ -49,7 +49,7 @@ pub struct Node {
     started: Instant,
     scrubber: Option<Arc<Scrubber>>,
     notes: Vec<String>,
-    mount: Mutex<Option<(PathBuf, Arc<MountModes>)>>,
+    mount: Mutex<Option<(MountedAt, Arc<MountModes>)>>,
     shutdown: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -205,19 +205,20 @@ impl Node {
     }
 
     /// Notes where it is mounted, and who knows how the mount runs.
-    pub fn note_mount(&self, mountpoint: PathBuf, modes: Arc<MountModes>) {
-        *self.mount.lock() = Some((mountpoint, modes));
+    pub fn note_mount(&self, at: MountedAt, modes: Arc<MountModes>) {
+        *self.mount.lock() = Some((at, modes));
     }
 
     /// How the node is.
     pub fn status(&self) -> NodeStatus {
-        let (mountpoint, modes) = self.mount.lock().clone().unzip();
+        let (mounted, modes) = self.mount.lock().clone().unzip();
         NodeStatus {
             id: self.id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             listen: self.listen.to_string(),
-            mountpoint,
+            detached: mounted.as_ref().is_some_and(|at| !at.is_there().unwrap_or(true)),
+            mountpoint: mounted.map(|at| at.path().to_owned()),
             uptime_secs: self.started.elapsed().as_secs(),
             usage: self.engine.usage(),
             scrub: self.scrubber.as_ref().map(|scrubber| scrubber.status()),

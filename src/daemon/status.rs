@@ -24,6 +24,9 @@ pub struct NodeStatus {
     /// Where its filesystem is mounted, if it is. Shown lossily where it is not UTF-8.
     #[serde(serialize_with = "lossy_path")]
     pub mountpoint: Option<PathBuf>,
+    /// Whether it has been unmounted, and the node goes on only for files of it that are still open.
+    #[serde(default)]
+    pub detached: bool,
     /// Seconds since its start.
     pub uptime_secs: u64,
     /// The cache's figures.
@@ -152,6 +155,7 @@ mod tests {
             pid: 1,
             listen: "127.0.0.1:1".into(),
             mountpoint: Some(OsString::from_vec(b"/m\xff".to_vec()).into()),
+            detached: false,
             uptime_secs: 0,
             usage: SpaceUsage::default(),
             scrub: None,

@@ -37,6 +37,7 @@ mod readahead;
 mod statfs;
 mod xattr;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -50,7 +51,7 @@ pub use handle::Opened;
 pub use inode::Ino;
 pub use lookup::{COMPLETE_TTL, Entry, Lookup, LookupStep, NEGATIVE_TTL, NO_NAME_TTL, PARTIAL_TTL};
 pub use statfs::Statfs;
-pub use xattr::{MAX_LISTED_HOLDERS, XattrReply};
+pub use xattr::{CONTROL_ATTRIBUTE, MAX_LISTED_HOLDERS, XattrReply};
 
 use crate::ids::ContentHash;
 use crate::metrics::Metrics;
@@ -75,6 +76,8 @@ pub struct Filesystem {
     /// An open waits until the blob is complete here.
     hydrates: bool,
     deadlines: Deadlines,
+    /// The socket on which the node takes commands.
+    control: Option<PathBuf>,
 }
 
 impl Filesystem {
@@ -90,7 +93,13 @@ impl Filesystem {
             passthrough: AtomicBool::new(false),
             hydrates: false,
             deadlines: Deadlines::default(),
+            control: None,
         }
+    }
+
+    /// Tells who asks for it ([`CONTROL_ATTRIBUTE`]) that the node takes commands on the socket at `path`.
+    pub fn controlled_at(self, path: PathBuf) -> Self {
+        Self { control: Some(path), ..self }
     }
 
     /// Has every open fetch the whole blob first, for programs that cannot bear an error later.

@@ -1,4 +1,6 @@
-//! Extended attributes of files: how much of the blob is here, and who else has it.
+//! Extended attributes: of files, how much of the blob is here, and who else has it; of the root, how its node is reached.
+
+use std::os::unix::ffi::OsStrExt;
 
 use super::{Filesystem, FsError, Ino};
 use crate::transfer::BlobState;
@@ -9,6 +11,11 @@ const STATE: &[u8] = b"user.byhash.state";
 const HOLDERS: &[u8] = b"user.byhash.holders";
 /// Both names, each ended by a zero byte, as listxattr(2) wants them.
 const NAMES: &[u8] = b"user.byhash.state\0user.byhash.holders\0";
+
+/// Of the root: the path of the socket on which its node takes commands.
+pub const CONTROL_ATTRIBUTE: &str = "user.byhash.control";
+/// Its name, ended by a zero byte.
+const ROOT_NAMES: &[u8] = b"user.byhash.control\0";
 
 /// How many holders are listed at most.
 pub const MAX_LISTED_HOLDERS: usize = 1000;
@@ -40,10 +47,12 @@ impl XattrReply {
 
 impl Filesystem {
     /// The attribute `name` of `ino` for a caller with a buffer of `buffer` bytes. No network.
-    /// [`FsError::NoAttribute`] if there is none of this name; directories have none at all.
+    /// [`FsError::NoAttribute`] if there is none of this name.
     pub fn xattr(&self, ino: Ino, name: &[u8], buffer: u32) -> Result<XattrReply, FsError> {
         if matches!(ino, Ino::ROOT | Ino::BY_HASH) {
-            return Err(FsError::NoAttribute);
+            let socket = self.control.as_ref().filter(|_| ino == Ino::ROOT && name == CONTROL_ATTRIBUTE.as_bytes());
+            let socket = socket.ok_or(FsError::NoAttribute)?;
+            return XattrReply::fit(socket.as_os_str().as_bytes().to_vec(), buffer);
         }
         let hash = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?.hash;
         let value = if name == STATE {
@@ -66,6 +75,7 @@ impl Filesystem {
     /// The names of the attributes of `ino`, each ended by a zero byte.
     pub fn xattr_names(&self, ino: Ino, buffer: u32) -> Result<XattrReply, FsError> {
         let names = match ino {
+            Ino::ROOT if self.control.is_some() => ROOT_NAMES,
             Ino::ROOT | Ino::BY_HASH => &[],
             _ => NAMES,
         };

@@ -63,12 +63,32 @@ impl Default for MountOptions {
     }
 }
 
-/// A mounted filesystem. Dropping it unmounts.
-pub struct Mount {
+/// Where a filesystem was mounted.
+#[derive(Debug, Clone)]
+pub struct MountedAt {
     path: PathBuf,
-    fs: Arc<Filesystem>,
     /// The device number, `major:minor`, by which this mount is told from others at its place.
     device: String,
+}
+
+impl MountedAt {
+    /// The mount point: absolute, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is still mounted there, on top.
+    pub fn is_there(&self) -> Result<bool, MountError> {
+        let entry = MountEntry::at(&self.path);
+        let entry = entry.map_err(|source| MountError::Inspect { path: self.path.clone(), source })?;
+        Ok(entry.is_some_and(|entry| entry.device == self.device))
+    }
+}
+
+/// A mounted filesystem. Dropping it unmounts.
+pub struct Mount {
+    at: MountedAt,
+    fs: Arc<Filesystem>,
     /// Closed when the event loops have ended.
     ended: watch::Receiver<()>,
     /// The same for a thread that waits with a limit.
@@ -143,12 +163,18 @@ impl Mount {
             tracing::info!("{sentence}");
         }
         let ended_blocking = Mutex::new(ended_blocking);
-        Ok(Self { path: path.to_owned(), fs, device: entry.device, ended, ended_blocking, modes, closed: false })
+        let at = MountedAt { path: path.to_owned(), device: entry.device };
+        Ok(Self { at, fs, ended, ended_blocking, modes, closed: false })
     }
 
-    /// Where it is mounted: absolute, without symbolic links.
+    /// Where it was mounted.
+    pub fn at(&self) -> &MountedAt {
+        &self.at
+    }
+
+    /// The mount point: absolute, without symbolic links.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.at.path()
     }
 
     /// How it runs.
@@ -173,14 +199,7 @@ impl Mount {
     /// Whether it is still there although the kernel has cut its connection: by force, or because it waited too long for
     /// an answer. Blocks for some seconds at most.
     pub fn is_cut(&self) -> bool {
-        self.wait(Duration::ZERO) && self.is_there().unwrap_or(false) && mount_point::is_dead(&self.path)
-    }
-
-    /// Whether it is still mounted at its place, on top.
-    fn is_there(&self) -> Result<bool, MountError> {
-        let entry = MountEntry::at(&self.path);
-        let entry = entry.map_err(|source| MountError::Inspect { path: self.path.clone(), source })?;
-        Ok(entry.is_some_and(|entry| entry.device == self.device))
+        self.wait(Duration::ZERO) && self.at.is_there().unwrap_or(false) && mount_point::is_dead(self.path())
     }
 
     fn end(&mut self) -> Result<(), MountError> {
@@ -188,11 +207,11 @@ impl Mount {
             return Ok(());
         }
         if self.wait(Duration::ZERO) {
-            return if self.is_cut() { detach(&self.path) } else { Ok(()) };
+            return if self.is_cut() { detach(self.path()) } else { Ok(()) };
         }
         // Whatever else has been mounted here since is not ours to unmount.
-        if self.is_there()? {
-            detach(&self.path)?;
+        if self.at.is_there()? {
+            detach(self.path())?;
         }
         if !self.wait(DRAIN) {
             tracing::warn!(files = self.fs.open_count(), "files are still open on the mount and break now");
@@ -211,7 +230,7 @@ impl Mount {
     /// Cuts the connection by the kernel's control file system. Where that is not mounted, as in
     /// containers, the event loops are left to the end of the process.
     fn abort(&self) {
-        let file = connection_dir(&self.device).join("abort");
+        let file = connection_dir(&self.at.device).join("abort");
         match std::fs::write(&file, "1") {
             Ok(()) if self.wait(ABORT) => {}
             Ok(()) => tracing::warn!("the FUSE session does not end although its connection was cut"),

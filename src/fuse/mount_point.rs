@@ -81,16 +81,22 @@ fn detach_dead(path: &Path) -> Result<Option<MountEntry>, MountError> {
     Ok(None)
 }
 
-/// Whether nobody serves the mount at `path` any more. Asked on a thread of its own, because a
-/// hung server would hold the caller for good.
+/// Whether nobody serves the mount at `path` any more.
 pub(super) fn is_dead(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    ask(path, statfs_finds_nobody).unwrap_or(false)
+}
+
+/// Asks something of what is mounted at `path`, on a thread of its own, because a hung server would hold the caller for
+/// good. `None` if there is no answer in time.
+pub(super) fn ask<T: Send + 'static>(path: &Path, question: fn(&CStr) -> T) -> Option<T> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let (tell, told) = mpsc::channel();
-    let asked = std::thread::Builder::new().name("byhash-is-dead".to_owned()).spawn(move || {
+    let asked = std::thread::Builder::new().name("byhash-ask".to_owned()).spawn(move || {
         // The receiver is gone only if it waited no longer.
-        let _ = tell.send(statfs_finds_nobody(&path));
+        let _ = tell.send(question(&path));
     });
-    asked.is_ok() && told.recv_timeout(SIGN_OF_LIFE).unwrap_or(false)
+    asked.ok()?;
+    told.recv_timeout(SIGN_OF_LIFE).ok()
 }
 
 /// Statfs is never answered from the kernel's caches, as stat may be long after the server died.

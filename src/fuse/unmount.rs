@@ -1,57 +1,48 @@
 //! Unmounting, of live and of dead mounts.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use super::mount_point::resolve;
+use super::mount_point::{ask, resolve};
 use super::mount_table::MountEntry;
 use super::{FS_TYPE, MountError, fusermount};
+use crate::fs::CONTROL_ATTRIBUTE;
 
-/// How long it takes a mount to end once nobody has a file of it open any more, at most.
-const END_WAIT: Duration = Duration::from_secs(1);
-
-/// The time between two looks at whether it has ended.
-const END_POLL: Duration = Duration::from_millis(10);
-
-/// What came of unmounting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unmounted {
-    /// The mount is gone, as far as can be told.
-    Ended,
-    /// Nobody new comes in, but somebody still has a file open.
-    FilesOpen,
-}
+/// The longest path that the kernel takes, in bytes (`PATH_MAX` of linux/limits.h).
+const MAX_PATH_LEN: usize = 4096;
 
 /// Unmounts the byhash mount at `path`, dead or alive: at once for those who come later, while
 /// files that are open stay readable as long as their node lives. A mount of another kind is left
-/// alone. Blocks for a second at most.
-pub fn unmount(path: &Path) -> Result<Unmounted, MountError> {
+/// alone.
+pub fn unmount(path: &Path) -> Result<(), MountError> {
     let path = resolve(path)?;
     match MountEntry::at(&path).map_err(|source| MountError::Inspect { path: path.clone(), source })? {
         None => Err(MountError::NotMounted(path)),
         Some(entry) if entry.kind != FS_TYPE => Err(MountError::NotOurs { path, kind: entry.kind }),
-        Some(entry) => {
-            detach(&path)?;
-            Ok(wait_for_end(&entry.device))
-        }
+        Some(_) => detach(&path),
     }
 }
 
-/// Waits until the kernel knows nothing of the FUSE connection of `device` any more. Where its control file system
-/// is not mounted, nothing can be told.
-fn wait_for_end(device: &str) -> Unmounted {
-    let connection = connection_dir(device);
-    let until = Instant::now() + END_WAIT;
-    while connection.exists() {
-        if Instant::now() >= until {
-            return Unmounted::FilesOpen;
-        }
-        std::thread::sleep(END_POLL);
+/// The socket on which the node of the byhash mount at `path` takes commands, if it lives and has one. Blocks for some
+/// seconds at most.
+pub fn control_socket(path: &Path) -> Option<PathBuf> {
+    let path = resolve(path).ok()?;
+    let entry = MountEntry::at(&path).ok()??;
+    if entry.kind != FS_TYPE {
+        return None;
     }
-    Unmounted::Ended
+    ask(&path, control_attribute)?
+}
+
+fn control_attribute(path: &CStr) -> Option<PathBuf> {
+    let name = CString::new(CONTROL_ATTRIBUTE).ok()?;
+    let mut value = vec![0_u8; MAX_PATH_LEN];
+    // SAFETY: both strings end in zero, and the length is that of the buffer.
+    let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(len).ok()?);
+    Some(OsString::from_vec(value).into())
 }
 
 /// Where the kernel lets the connection behind the mount with this device number be controlled.

@@ -439,6 +439,11 @@ async fn extended_attributes_follow_the_size_protocol() {
     let XattrReply::Data(names) = fs.xattr_names(ino, 999).unwrap() else { panic!() };
     assert_eq!(names, b"user.byhash.state\0user.byhash.holders\0");
     assert_eq!(fs.xattr_names(Ino::ROOT, 0), Ok(XattrReply::Size(0)));
+
+    let (control, fs) = (CONTROL_ATTRIBUTE.as_bytes(), fs.controlled_at("/s/c".into()));
+    assert_eq!(fs.xattr(Ino::ROOT, control, 9), Ok(XattrReply::Data(b"/s/c".to_vec())));
+    assert_eq!(fs.xattr(Ino::BY_HASH, control, 9), Err(FsError::NoAttribute));
+    assert_eq!(fs.xattr_names(Ino::ROOT, 99), Ok(XattrReply::Data(b"user.byhash.control\0".to_vec())));
 }
 
 #[test]

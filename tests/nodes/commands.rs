@@ -95,18 +95,27 @@ fn a_mount_with_an_open_file_is_unmounted_and_its_node_ends_when_that_is_closed(
     let holder = sandbox.holder("a", &[&bytes]);
     let reader = sandbox.reader("b", &[&holder]);
     let file = std::fs::File::open(reader.file(&hash_of(&bytes))).unwrap();
-    let output = reader.run(["unmount", reader.mount_point.to_str().unwrap()]);
+    let point = reader.mount_point.to_str().unwrap();
+    assert!(stdout(&reader.run(["status"])).contains(&format!("\nmounted    {point}\n")));
+    let output = reader.run(["unmount", point]);
     assert_eq!(output.status.code(), Some(0));
     let said = String::from_utf8(output.stderr).unwrap();
-    // Where the control file system is not mounted, nobody can tell.
-    let can_be_told = std::fs::read_dir("/sys/fs/fuse/connections").is_ok_and(|mut entries| entries.next().is_some());
-    assert_eq!(said.contains("is unmounted, but files of it are still open"), can_be_told, "{said}");
+    let goes_on = "files of it are still open, and its node ends once they are closed";
+    assert!(said.contains(&format!("'{point}' is unmounted, but {goes_on}")), "{said}");
+    assert!(said.contains(&format!("kill process {} ", reader.pid())), "{said}");
+    // Whoever asks later is told, too.
+    let status = stdout(&reader.run(["status"]));
+    assert!(status.contains(&format!("\nunmounted  {point}; {goes_on}\n")), "{status}");
+    let again = failure(&reader.run(["unmount", point]));
+    assert!(again.contains(&format!("nothing is mounted at '{point}' any more, but {goes_on}")), "{again}");
+    let anew = failure(&reader.run(["mount", point, "--listen", "127.0.0.1:0"]));
+    assert!(anew.contains(&format!("process {}", reader.pid())), "{anew}");
+    assert!(anew.contains(&format!("it was mounted at '{point}' and is unmounted, but {goes_on}")), "{anew}");
     assert_eq!(std::fs::read_dir(&reader.mount_point).unwrap().count(), 0);
     // The node goes on for it.
     let mut read = vec![0; MIB];
     file.read_exact_at(&mut read, rest as u64).unwrap();
     assert!(read == bytes[rest..rest + MIB]);
-    stdout(&reader.run(["status"]));
     drop(file);
     assert_eq!(reader.ended(), Some(0));
 }
