@@ -15,7 +15,7 @@ use super::failure::CommandError;
 use super::log_file;
 use super::node::block_on;
 use super::output::print;
-use super::signals::interrupted;
+use super::signals::Signals;
 use crate::config::StateDir;
 
 /// The hidden flag of the process in the background.
@@ -65,21 +65,22 @@ fn detached(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 /// The `ready` line of the process that `command` starts, or how the process ended without one.
 async fn first_line(mut command: Command) -> Result<Result<String, ExitStatus>, CommandError> {
     let failed = |error| CommandError::Failed(format!("the background process cannot be started: {error}"));
+    // Listened for before there is a process that would be left behind.
+    let mut signals = Signals::listen()?;
     let mut child = command.spawn().map_err(failed)?;
     let Some(stdout) = child.stdout.take() else { unreachable!("stdout was asked to be a pipe") };
     let mut stdout = BufReader::new(stdout);
     let mut line = String::new();
     tokio::select! {
         read = stdout.read_line(&mut line) => { read.map_err(failed)?; }
-        asked = interrupted() => {
-            asked?;
+        () = signals.any() => {
             if let Some(pid) = child.id() {
                 // SAFETY: kill has no memory preconditions; the child is not reaped, so the id is its own.
                 unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
             }
             tokio::select! {
                 ended = child.wait() => { ended.map_err(failed)?; }
-                again = interrupted() => again?,
+                () = signals.any() => {}
             }
             return Err(CommandError::Failed("interrupted before the node was ready".to_owned()));
         }

@@ -51,6 +51,6 @@ impl Mount {
         } else if !self.foreground {
             return background::start(&config.state);
         }
-        run_node(&config, Some(Place { mountpoint, source: self.fsname }))
+        run_node(&config, Some(Place { mountpoint, source: self.fsname, awaited: self.detached }))
     }
 }

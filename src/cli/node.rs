@@ -49,6 +49,8 @@ pub(super) struct Place {
     pub(super) mountpoint: PathBuf,
     /// What is shown as the source of the mount, if that is not the usual.
     pub(super) source: Option<String>,
+    /// Somebody waits on stdout until the node is ready. If he has gone, it is not wanted any more.
+    pub(super) awaited: bool,
 }
 
 /// Runs a node, with a mount if a `place` is given, until it is told to end.
@@ -113,6 +115,7 @@ async fn attend(
     let socket = listener.is_some().then(|| config.state.control_socket());
     let handler: Arc<dyn ControlHandler> = node.clone();
     let control = listener.map(|listener| tokio::spawn(serve(listener, handler, async { drop(stopped.await) })));
+    let awaited = place.as_ref().is_some_and(|place| place.awaited);
     let mount = match place {
         Some(place) => tokio::select! {
             biased;
@@ -125,21 +128,10 @@ async fn attend(
         },
         None => None,
     };
-    announce(node.id(), node.listen_addr());
-    supervisor::tell_ready(&match &mount {
-        Some(mount) => format!("mounted at {}", mount.path().display()),
-        None => "serving".to_owned(),
-    });
-    let unmounted = async {
-        match &mount {
-            Some(mount) => mount.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = signals.any() => tracing::info!("told to end"),
-        () = unmounted => tracing::info!("the mount has ended"),
-        () = supervisor::give_signs_of_life(mount.as_ref().map(|mount| mount.path().to_owned())) => {}
+    if announce(node.id(), node.listen_addr()) || !awaited {
+        run_until_the_end(mount.as_ref(), signals).await;
+    } else {
+        tracing::info!("whoever started the node has gone before it was ready");
     }
     supervisor::tell_stopping();
     let ended = match mount {
@@ -153,6 +145,25 @@ async fn attend(
         let _ = control.await;
     }
     ended
+}
+
+/// Waits until the node is to end.
+async fn run_until_the_end(mount: Option<&Mount>, signals: &mut Signals) {
+    supervisor::tell_ready(&match mount {
+        Some(mount) => format!("mounted at {}", mount.path().display()),
+        None => "serving".to_owned(),
+    });
+    let unmounted = async {
+        match mount {
+            Some(mount) => mount.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.any() => tracing::info!("told to end"),
+        () = unmounted => tracing::info!("the mount has ended"),
+        () = supervisor::give_signs_of_life(mount.map(|mount| mount.path().to_owned())) => {}
+    }
 }
 
 /// Unmounts, and tells of a mount that had not been unmounted before but cut off: a supervisor then starts the node anew.
@@ -213,14 +224,16 @@ fn failed(error: impl std::fmt::Display) -> CommandError {
     CommandError::Failed(error.to_string())
 }
 
-/// Prints the one line that a node prints on stdout: that it is ready, and its peer string. That
-/// nobody reads it is no reason not to run.
-fn announce(id: PeerId, bound: SocketAddr) {
+/// Prints the one line that a node prints on stdout: that it is ready, and its peer string. Tells whether it could be
+/// printed.
+fn announce(id: PeerId, bound: SocketAddr) -> bool {
     let ready = format!("ready {id}@{}", reachable(bound));
     tracing::info!("{ready}");
-    if let Err(error) = print(&format!("{ready}\n")) {
+    let printed = print(&format!("{ready}\n"));
+    if let Err(error) = &printed {
         tracing::warn!("nobody was told: {error}");
     }
+    printed.is_ok()
 }
 
 /// `bound`, with an unspecified address replaced by one that others can dial: the address from

@@ -75,3 +75,44 @@ fn it_does_not_go_on_waiting_for_a_mount_point_that_hangs() {
     files.go_on();
     assert!(first.wait().unwrap().success());
 }
+
+/// The process that `command` has started, once there is one.
+fn background_of(command: u32) -> u32 {
+    let mut found = None;
+    eventually("the command has started its node", || {
+        let children = std::fs::read_to_string(format!("/proc/{command}/task/{command}/children")).unwrap_or_default();
+        found = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_node_in_the_background_does_not_outlive_a_command_that_has_not_seen_it_ready() {
+    if !fuse_is_here("a_node_in_the_background_does_not_outlive_a_command_that_has_not_seen_it_ready") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    let config = Config { dir: seat.state.join("cache"), capacity: 1 << 30, keep_free: 0 };
+    let (point, key) = (seat.mount_point.to_str().unwrap(), seat.state.join("key.pem"));
+    // By Ctrl-C as soon as there is a node, by what leaves it no time to say anything, and while the node waits.
+    for (signal, code, at_once) in [(libc::SIGINT, Some(1), true), (libc::SIGKILL, None, false)] {
+        let store = Store::open(config.clone(), Arc::default()).unwrap();
+        // The node makes one before it opens the store.
+        let _ = std::fs::remove_file(&key);
+        let command = Starting::new(&seat, &["mount", point]);
+        let node = background_of(command.0.id());
+        if !at_once {
+            eventually("it is about to open the store", || key.exists());
+        }
+        assert_eq!(command.end(signal), code);
+        drop(store);
+        eventually("the node ends", || {
+            let stat = std::fs::read_to_string(format!("/proc/{node}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
+        });
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(point) && !seat.state.join("control.sock").exists());
+    }
+}
