@@ -252,8 +252,10 @@ fn what_is_not_mounted_is_not_unmounted() {
 fn what_is_no_file_for_the_demo_is_named_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
-    for (word, reason) in [("/nonexistent/file", "No such file"), (path, "not a regular file"), ("/dev/null", "not a")]
-    {
+    let fifo = &format!("{path}/fifo");
+    assert!(Command::new("mkfifo").arg(fifo).status().unwrap().success());
+    let kinds = [(path, "it is a directory"), (fifo, "it is a FIFO"), ("/dev/null", "it is a device")];
+    for (word, reason) in kinds.into_iter().chain([("/nonexistent/file", "No such file")]) {
         let output = run(dir.path(), &["demo", word]);
         // Where nothing can be mounted, that is said first.
         if Path::new("/dev/fuse").exists() {

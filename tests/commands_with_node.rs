@@ -260,7 +260,7 @@ fn status_and_peers_come_as_text_and_as_json() {
 fn transfers_are_listed_shown_and_cancelled() {
     let node = Node::start();
     let text = |args: &[&str]| String::from_utf8(stdout(&node.run(args)).to_vec()).unwrap();
-    let (id, other) = (transfer().id, TransferId::from_nonce(6).to_string());
+    let (id, other) = (transfer().id, &*TransferId::from_nonce(6).to_string());
     let listed = text(&["transfers", "ls"]);
     for word in [&id, "out", "waiting", "1.0 KiB", "4.0 KiB", "512 B/s", "2.0 s"] {
         assert!(listed.contains(word), "{word} is missing in {listed}");
@@ -270,9 +270,13 @@ fn transfers_are_listed_shown_and_cancelled() {
     assert!(text(&["transfers", "show", &id]).contains(&ContentHash::EMPTY.to_string()));
     assert_eq!(text(&["transfers", "cancel", &id]), "");
     for action in ["show", "cancel"] {
-        let failed = node.run(&["transfers", action, &other]);
-        let sentence = String::from_utf8_lossy(&failed.stderr).into_owned();
-        assert!(failed.status.code() == Some(1) && sentence.contains(&other), "{sentence}");
+        // The last one has bits that no transfer's id has.
+        for other in [other, "ffffffffffffffff"] {
+            let failed = node.run(&["transfers", action, other]);
+            let sentence = String::from_utf8_lossy(&failed.stderr).into_owned();
+            let expected = format!("no transfer {other} is under way");
+            assert!(failed.status.code() == Some(1) && sentence.contains(&expected), "{sentence}");
+        }
         assert_eq!(node.run(&["transfers", action, "what"]).status.code(), Some(2));
     }
     // The live view needs a terminal.

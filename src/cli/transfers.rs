@@ -11,8 +11,11 @@ use super::node::{block_on, running_node};
 use super::output::{print, print_json, stdout_error};
 use super::signals::interrupted;
 use super::table::{columns, size};
-use crate::ids::TransferId;
+use crate::ids::{ParseIdError, TransferId};
 use crate::transfer::{Direction, TransferState, TransferStatus};
+
+/// What a transfer's id has, in hexadecimal digits.
+const ID_DIGITS: usize = 16;
 
 /// How often the live view is drawn.
 const REDRAW_PERIOD: Duration = Duration::from_secs(1);
@@ -69,12 +72,12 @@ impl Transfers {
                 if json { print_json(&transfers) } else { print(&for_people(&transfers)) }
             }
             Action::Show { id, which } => {
-                let id = id.parse::<TransferId>()?.to_string();
+                let id = parse(&id)?.to_string();
                 let found = list(&which)?.into_iter().find(|transfer| transfer.id == id);
                 print(&in_full(&found.ok_or_else(|| no_such(&id))?))
             }
             Action::Cancel { id, which } => {
-                let id = id.parse::<TransferId>()?;
+                let id = parse(&id)?;
                 let state = which.state()?;
                 let found = block_on(async { Ok(running_node(&state).await?.cancel(id).await?) })?;
                 if found { Ok(()) } else { Err(no_such(&id.to_string())) }
@@ -87,6 +90,12 @@ impl Transfers {
 fn list(which: &StateFlags) -> Result<Vec<TransferStatus>, CommandError> {
     let state = which.state()?;
     block_on(async { Ok(running_node(&state).await?.transfers().await?) })
+}
+
+/// The transfer that is meant. What has the form of an id, but not the bits of one, is none of any transfer.
+fn parse(id: &str) -> Result<TransferId, CommandError> {
+    let has_the_form = id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    id.parse().map_err(|error: ParseIdError| if has_the_form { no_such(id) } else { error.into() })
 }
 
 fn no_such(id: &str) -> CommandError {

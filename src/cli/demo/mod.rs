@@ -7,6 +7,7 @@ mod second_blob;
 mod story;
 
 use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,8 +52,17 @@ impl Demo {
 fn regular_file(path: &Path) -> Result<PathBuf, CommandError> {
     let refused = |reason: &dyn std::fmt::Display| CommandError::Misused(format!("{}: {reason}", path.display()));
     let found = std::fs::canonicalize(path).map_err(|error| refused(&error))?;
-    let metadata = std::fs::metadata(&found).map_err(|error| refused(&error))?;
-    if metadata.is_file() { Ok(found) } else { Err(refused(&"it is not a regular file")) }
+    let kind = std::fs::metadata(&found).map_err(|error| refused(&error))?.file_type();
+    if kind.is_file() {
+        return Ok(found);
+    }
+    let what = match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(refused(&format_args!("it is {what}, not a regular file")))
 }
 
 /// On a terminal, leaves the mount to the user until Enter.
