@@ -474,3 +474,12 @@ fn who_reads_a_list_slowly_keeps_nobody_from_the_store() {
     assert_eq!(rest.lines().count(), 1 + names.len());
     assert!(rest.contains(&hash), "as it was when it was asked");
 }
+
+#[test]
+fn a_variable_that_has_no_effect_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = byhash(dir.path(), &["id"]).env("BYHASH_PEERS", "x").env("BYHASH_BENCH_MIB", "1").output().unwrap();
+    assert_eq!(stdout(&output).len(), 65);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("byhash: the variable BYHASH_PEERS has no effect") && said.lines().count() == 1, "{said}");
+}

@@ -17,7 +17,7 @@ pub(super) struct StateFlags {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
-    /// Configuration file (TOML; its keys are the long flags)
+    /// Configuration file (TOML; its keys are the settings that 'byhash --help' names)
     ///
     /// [default: /etc/byhash.toml for root, else $XDG_CONFIG_HOME/byhash/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]

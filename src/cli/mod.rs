@@ -39,6 +39,9 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
 
+use crate::config::unknown_variables;
+use failure::complain;
+
 /// Exit code of a command that did what it was told.
 const DONE: u8 = 0;
 /// Exit code of a command that failed.
@@ -74,8 +77,10 @@ A peer is [ID@]HOST:PORT. ID is what 'byhash id' prints there: the peer must pro
 has that key. It may be left out where both sides have the same --secret-file (made by
 'byhash secret'). A node lets nobody in unless --allow, --secret-file or --open says so.
 
-Settings come from flags, else from BYHASH_<FLAG> variables (BYHASH_STATE, BYHASH_PEER;
-lists separated by commas), else from the configuration file, whose keys are the flags.
+Settings of a node: state, listen, peer, allow, secret-file, open, cache-size, serve-rate,
+scrub-rate, allow-other, hydrate, verify. Each comes from its flag (--secret-file), else from
+its variable (BYHASH_SECRET_FILE; lists separated by commas), else from its key in the
+configuration file (--config or BYHASH_CONFIG). Other flags are flags only.
 
 Exit codes: 0 done, 1 failed, 2 not understood (bad flag, peer, size, hash or configuration).";
 
@@ -124,6 +129,12 @@ enum Command {
 /// Runs the program on the arguments of the process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        complain(&format_args!(
+            "the variable {} has no effect: 'byhash --help' names those that have",
+            name.escape_debug()
+        ));
+    }
     let runs_a_node = matches!(cli.command, Command::Serve(_) | Command::Mount(_));
     let result = logging::start(cli.verbose, runs_a_node).and_then(|()| match cli.command {
         Command::Id(command) => command.run(),
@@ -155,6 +166,18 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn the_help_names_every_setting_and_each_is_a_flag_of_mount() {
+        let command = super::Cli::command();
+        let mount = command.find_subcommand("mount").unwrap();
+        let words: Vec<_> =
+            super::AFTER_HELP.split_whitespace().map(|word| word.trim_end_matches([',', '.'])).collect();
+        for setting in crate::config::SETTINGS {
+            assert!(words.contains(&setting), "{setting}");
+            assert!(mount.get_arguments().any(|flag| flag.get_long() == Some(setting)), "{setting}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -17,5 +17,5 @@ pub use node::{
     DEFAULT_CACHE_SIZE, DEFAULT_LISTEN, KEEP_FREE, MAX_CACHE_SIZE, MIN_CACHE_SIZE, MountConfig, NodeConfig, Verify,
     store_config,
 };
-pub use raw::RawConfig;
+pub use raw::{RawConfig, SETTINGS, unknown_variables};
 pub use state_dir::StateDir;

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::ConfigError;
 
-/// The settings of one place: the command line, the environment or a file. Field names are the
-/// keys of the file (kebab-case) and the long flags; `BYHASH_` and the upper-case name is the
-/// environment variable.
+/// The [`SETTINGS`] of one place: the command line, the environment or a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawConfig {
@@ -35,6 +33,43 @@ pub struct RawConfig {
     pub verify: Option<String>,
     /// The most that is checked in the background in a second, as `10MB`.
     pub scrub_rate: Option<String>,
+}
+
+/// The settings: each is a flag, a key of the file and, with `BYHASH_` before it and in capitals, a variable. Other
+/// flags tell a single command what to do.
+pub const SETTINGS: [&str; 12] = [
+    "state",
+    "listen",
+    "peer",
+    "allow",
+    "secret-file",
+    "open",
+    "cache-size",
+    "serve-rate",
+    "scrub-rate",
+    "allow-other",
+    "hydrate",
+    "verify",
+];
+
+/// What the names of all our variables begin with.
+const PREFIX: &str = "BYHASH_";
+
+/// Variables that are no settings: the file, and the filter of the log.
+const OTHERS: [&str; 2] = ["CONFIG", "LOG"];
+
+/// How those begin that the tests and benches take.
+const OF_TESTS: [&str; 6] = ["BENCH_", "CRASH_", "DAMAGED_", "KILL", "SIM_", "TEST_"];
+
+/// Those of the variables with these `names` that look like ours and are none.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let ours = names.map(|name| name.to_string_lossy().into_owned());
+    let is_known = |name: &str| {
+        SETTINGS.iter().any(|setting| setting.replace('-', "_").to_uppercase() == name)
+            || OTHERS.contains(&name)
+            || OF_TESTS.iter().any(|beginning| name.starts_with(beginning))
+    };
+    ours.filter(|name| name.strip_prefix(PREFIX).is_some_and(|name| !is_known(name))).collect()
 }
 
 impl RawConfig {
@@ -134,6 +169,32 @@ mod tests {
         assert!(error.contains("byhash.toml:2: "), "{error}");
         let error = file("open = true\nlisten = \n").unwrap_err().to_string();
         assert!(error.contains("byhash.toml:2: "), "{error}");
+    }
+
+    #[test]
+    fn the_settings_are_the_keys_of_the_file_and_the_variables() {
+        use std::cell::RefCell;
+        let error = file("pears = 1").unwrap_err().to_string();
+        let mut keys: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+        let asked = RefCell::new(Vec::new());
+        let var = |name: &str| {
+            asked.borrow_mut().push(OsString::from(name));
+            None
+        };
+        RawConfig::from_environment(&var).unwrap();
+        assert_eq!(unknown_variables(asked.borrow().iter().cloned()), Vec::<String>::new());
+        assert_eq!(asked.borrow().len(), SETTINGS.len());
+        let mut settings = SETTINGS;
+        keys.sort_unstable();
+        settings.sort_unstable();
+        assert_eq!(keys, settings);
+    }
+
+    #[test]
+    fn variables_that_only_look_like_ours_are_named() {
+        let names = ["BYHASH_PEERS", "BYHASH_", "BYHASH_JSON", "BYHASH_Peer", "BYHASH_CACHE-SIZE"];
+        let fine = ["BYHASH_PEER", "BYHASH_CACHE_SIZE", "BYHASH_CONFIG", "BYHASH_LOG", "BYHASH_BENCH_MIB", "PEERS"];
+        assert_eq!(unknown_variables(names.iter().chain(&fine).map(OsString::from)), names);
     }
 
     #[test]
