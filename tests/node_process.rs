@@ -268,7 +268,11 @@ fn closing_node(socket: &Path, reads: bool, says: &'static [u8]) -> std::thread:
         std::fs::remove_file(socket).unwrap();
         drop(listener);
         if reads {
-            assert!(client.read(&mut [0; 4096]).unwrap() > 0);
+            // All of it: its length, its kind, its text.
+            let mut header = [0; 5];
+            client.read_exact(&mut header).unwrap();
+            let len = u32::from_le_bytes(header[..4].try_into().unwrap());
+            client.read_exact(&mut vec![0; len as usize]).unwrap();
         }
         client.write_all(says).unwrap();
     })
