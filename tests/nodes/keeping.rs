@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::content::{MIB, content, hash_of};
-use super::node::{Node, Sandbox, Seat, asking, failure, stdout};
+use super::node::{Node, Sandbox, Seat, asking, eventually, failure, stdout};
 
 /// What `ls --json` tells of a blob.
 pub fn listed(seat: &Seat, hash: &str) -> Option<Value> {
@@ -46,6 +46,8 @@ fn ls_shows_state_size_origin_and_pin() {
     let added = seat.add(&added);
     let node = seat.serve(asking(&[&holder]));
     node.run(["get", &fetched]);
+    // Bytes are written behind their reader.
+    eventually("all of it is held", || listed(&node, &fetched).is_some_and(|blob| blob["complete"] == true));
     both_ways(node, |seat| {
         let blob = listed(seat, &fetched).unwrap();
         assert_eq!(
