@@ -395,26 +395,30 @@ async fn how_fast_a_peer_was_is_known_after_a_restart() {
     assert_eq!(restarted.holders.hints(), hints);
 }
 
-/// As an open with `--hydrate` does.
 #[tokio::test(start_paused = true)]
 async fn what_a_reader_holds_stays_when_others_need_the_room_and_what_it_does_not_goes() {
-    for holds in [true, false] {
+    // One that is there before the blob holds it when it is told to, as an open with `--hydrate` does, or reads.
+    for (is_there_before, is_told_to, stays) in [(true, true, true), (true, false, false), (false, false, true)] {
         let network = MemoryNetwork::new();
         let holder = TestNode::start(&network, 1, &[]);
         let node = TestNode::with_capacity(&network, 2, &[1], 12 * MIB as u64);
         let [bytes, others @ ..] = [1, 2, 3, 4].map(|seed| content(seed, 5 * MIB));
         let hash = holder.hold(&bytes);
+        let before = if is_there_before { Some(node.open(hash).await.unwrap()) } else { None };
         assert!(node.engine.make_whole(hash).await.unwrap());
-        let reader = node.open(hash).await.unwrap();
-        if holds {
+        let reader = match before {
+            Some(reader) => reader,
+            None => node.open(hash).await.unwrap(),
+        };
+        if is_told_to {
             reader.hold();
         }
         for other in &others {
             let other = holder.hold(other);
             node.engine.fetch(other, |_, _| {}).await.unwrap();
         }
-        let stays = node.engine.state(&hash) == BlobState::Complete;
-        assert_eq!(stays, holds);
+        let stayed = node.engine.state(&hash) == BlobState::Complete;
+        assert_eq!(stayed, stays, "there before: {is_there_before}, told to: {is_told_to}");
     }
 }
 

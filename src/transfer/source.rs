@@ -68,8 +68,8 @@ pub trait BlobSource: Send + Sync + 'static {
     fn size(&self, hash: ContentHash) -> BoxFuture<'_, Result<u64, FetchError>>;
 
     /// A reader of `hash`, whose proven size is `size`. Does not touch the network. While it
-    /// lives, what it has read or will read stays readable whatever the cache evicts, and what is held
-    /// of the blob at this moment stays readable even if it is removed.
+    /// lives, the cache does not evict what it holds of the blob by now or when it is first read, and that stays
+    /// readable even if it is removed.
     fn open(&self, hash: ContentHash, size: u64) -> Arc<dyn BlobReader>;
 
     /// Whether `hash` is complete here and known to be right as it lies on disk. No waiting.
