@@ -282,10 +282,12 @@ impl Engine {
         while done < groups && size > 0 {
             let end = groups.min(done + step);
             let start = done * crate::verify::GROUP_LEN;
-            // Each group is asked for once: what the store does not take would come again.
-            let window = BlobRange::new(start.max(asked), start + FETCH_WINDOW_LEN);
-            self.shared.prefetch(hash, size, window, &token);
-            asked = window.end;
+            if end < groups {
+                // Each group is asked for once: what the store does not take would come again.
+                let window = BlobRange::new(start.max(asked), start + FETCH_WINDOW_LEN);
+                self.shared.prefetch(hash, size, window, &token);
+                asked = window.end;
+            }
             let left = RangeSet::from_iter(std::iter::once(done..end));
             self.shared.want(hash, None, left, priority, false).await?;
             if !self.shared.blob(hash).await.is_some_and(|blob| blob.has(done..end)) {

@@ -24,7 +24,7 @@ impl Engine {
                 self.fetch_as(Priority::Foreground, hash, |_, _| {}).await?;
             }
             match self.check(hash).await {
-                Some(Ok(())) => return Ok(self.has_whole(&hash)),
+                Some(Ok(is_whole)) => return Ok(is_whole),
                 Some(Err(StoreError::Corrupt { .. } | StoreError::Missing { .. } | StoreError::NotHeld { .. })) => {}
                 Some(Err(_)) | None => return Ok(false),
             }
@@ -32,14 +32,15 @@ impl Engine {
         Ok(false)
     }
 
-    /// Checks what the store has complete; `None` if it has not.
-    async fn check(&self, hash: ContentHash) -> Option<Result<(), StoreError>> {
+    /// Checks what the store has complete, and tells whether that is whole then; `None` if it has not.
+    async fn check(&self, hash: ContentHash) -> Option<Result<bool, StoreError>> {
         let blob = self.shared.blob(hash).await.filter(|blob| blob.is_complete() && !blob.is_in_place())?;
         if blob.is_whole() {
-            return Some(Ok(()));
+            return Some(Ok(true));
         }
         let _place = self.shared.checks.acquire().await.ok()?;
-        tokio::task::spawn_blocking(move || blob.check(0..group_count(blob.size()))).await.ok()
+        let check = move || blob.check(0..group_count(blob.size())).map(|()| blob.is_whole());
+        tokio::task::spawn_blocking(check).await.ok()
     }
 
     /// See [`BlobSource::check_soon`]. Dropped if a check is under way: the next open asks again.
