@@ -40,8 +40,9 @@ pub(super) struct Shared {
     pub space: Space,
     pub recovery: Arc<Recovery>,
     pub metrics: Arc<Metrics>,
-    /// Held for writing while files or entries of blobs come or go. Opening a blob only reads, and so does
-    /// a flush, which tells the index what open blobs hold: nobody waits for its commit to open another.
+    /// Held for writing while files or entries of blobs go or are replaced. Opening a blob only reads, and so do the first
+    /// write to one and a flush, which tells the index what open blobs hold: nobody waits for its commit to open another,
+    /// nor for the file system to make the files of another.
     pub structure: RwLock<()>,
     pub pending: Mutex<Pending>,
     pub wake: Condvar,

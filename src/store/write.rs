@@ -113,27 +113,40 @@ impl Blob {
 
     /// Makes the files if nothing is held.
     fn prepare_files(&self) -> Result<Prepared, StoreError> {
-        let layout = &self.shared.layout;
+        {
+            // Of what is new nothing goes, so others may come at the same time, and a flush may tell the index of others.
+            let _structure = self.shared.structure.read();
+            let mut state = self.state();
+            if state.charged.is_none() && state.files.is_none() && state.origin != Origin::Reference {
+                return self.make_files(&mut state);
+            }
+        }
         let _structure = self.shared.structure.write();
         if self.is_in_place() && !self.is_complete() {
             // Nothing is written to a file of the user's; what is fetched is ours.
             self.shared.forget_locked(self)?;
         }
         let mut state = self.state();
-        let is_new = state.charged.is_none();
         let is_sealed = |files: &Arc<Files>| files.sealed.load(Ordering::Acquire);
         if state.held_groups == 0 && state.files.as_ref().is_none_or(is_sealed) {
-            let lost = if is_new { 0 } else { LOST_BIT };
-            let marks = marks(state.origin == Origin::Local, state.pinned) | lost;
-            state.files = Some(Arc::new(Files::create(layout, &self.hash(), self.size(), marks)?));
-            if is_new {
-                state.charged = Some(self.outboard_charge());
-                self.shared.space.add_blob();
-            }
-            return Ok(if is_new { Prepared::Made } else { Prepared::Opened });
+            return self.make_files(&mut state);
         }
         let to_mend = state.files.clone().filter(|files| is_sealed(files) && !state.complete);
         Ok(to_mend.map_or(Prepared::Opened, Prepared::Sealed))
+    }
+
+    /// Makes the files of a blob of which nothing is held. The caller holds `structure`.
+    fn make_files(&self, state: &mut State) -> Result<Prepared, StoreError> {
+        let is_new = state.charged.is_none();
+        let lost = if is_new { 0 } else { LOST_BIT };
+        let marks = marks(state.origin == Origin::Local, state.pinned) | lost;
+        state.files = Some(Arc::new(Files::create(&self.shared.layout, &self.hash(), self.size(), marks)?));
+        if !is_new {
+            return Ok(Prepared::Opened);
+        }
+        state.charged = Some(self.outboard_charge());
+        self.shared.space.add_blob();
+        Ok(Prepared::Made)
     }
 
     /// Puts a copy of what is held in the place of the content file, which was complete and must not be written to.
