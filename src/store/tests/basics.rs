@@ -149,6 +149,50 @@ fn writers_of_the_same_groups_do_not_disturb_each_other() {
     assert!(store.lookup(&sample.hash).unwrap().unwrap().complete);
 }
 
+/// Blobs come, go and are told to the index at the same time: what is charged for, on the disk and in the index agrees.
+#[test]
+fn blobs_that_come_and_go_beside_flushes_are_counted_and_kept_rightly() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let samples: Vec<_> = (0..48_u8).map(|seed| Sample::new(usize::from(seed % 3) * GROUP + 100, seed)).collect();
+    let (comes_often, written) = (&samples[0], std::sync::atomic::AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let (store, written) = (&store, &written);
+        for part in samples.chunks(12) {
+            scope.spawn(move || {
+                for _ in 0..6 {
+                    part.iter().for_each(|sample| drop(sample.write_all(store)));
+                    part[6..].iter().for_each(|sample| store.remove(&sample.hash).unwrap());
+                    comes_often.write_all(store);
+                }
+                written.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        scope.spawn(move || {
+            while written.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+                store.flush().unwrap();
+                let _ = store.remove(&comes_often.hash);
+            }
+        });
+    });
+    comes_often.write_all(&store);
+    store.flush().unwrap();
+    let stay: Vec<_> = samples.chunks(12).flat_map(|part| &part[..6]).collect();
+    let is_right = |store: &Store| {
+        assert_eq!(of_blobs(store), stay.iter().map(|sample| sample.charge()).sum::<u64>());
+        assert_eq!(store.usage().blobs, stay.len() as u64);
+        assert!(stay.iter().all(|sample| sample.read_all(store).unwrap()));
+        for sample in samples.chunks(12).flat_map(|part| &part[6..]) {
+            assert!(store.lookup(&sample.hash).unwrap().is_none());
+            assert!(!content_path(dir.path(), &sample.hash).exists());
+        }
+    };
+    is_right(&store);
+    store.close().unwrap();
+    drop(store);
+    is_right(&open(dir.path()));
+}
+
 #[test]
 fn a_removed_blob_is_gone_but_an_open_file_stays_readable() {
     let dir = tempfile::tempdir().unwrap();
