@@ -404,12 +404,11 @@ async fn what_a_reader_holds_stays_when_others_need_the_room_and_what_it_does_no
         let node = TestNode::with_capacity(&network, 2, &[1], 12 * MIB as u64);
         let [bytes, others @ ..] = [1, 2, 3, 4].map(|seed| content(seed, 5 * MIB));
         let hash = holder.hold(&bytes);
-        let before = if is_there_before { Some(node.open(hash).await.unwrap()) } else { None };
+        // Nothing is fetched by an open.
+        let open = || node.engine.open(hash, bytes.len() as u64);
+        let before = is_there_before.then(open);
         assert!(node.engine.make_whole(hash).await.unwrap());
-        let reader = match before {
-            Some(reader) => reader,
-            None => node.open(hash).await.unwrap(),
-        };
+        let reader = before.unwrap_or_else(open);
         if is_told_to {
             reader.hold();
         }
