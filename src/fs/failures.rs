@@ -15,10 +15,6 @@ use crate::transfer::FetchError;
 /// Long enough for those repetitions, short enough that a person who tries again is served.
 pub(super) const FAILURE_MEMORY: Duration = Duration::from_secs(1);
 
-/// The same where the transfer was cancelled: a reader who gets along with what was read ahead is to be told, too, when
-/// he comes to its end.
-const CANCEL_MEMORY: Duration = Duration::from_secs(30);
-
 /// How many failed ranges are remembered for an open file; the kernel has about this many reads
 /// of one file in flight. The oldest gives way.
 const MAX_FAILURES: usize = 64;
@@ -32,7 +28,7 @@ pub(super) struct Failure {
     pub of_more: bool,
 }
 
-/// The ranges of one open file that failed within the last [`FAILURE_MEMORY`] or [`CANCEL_MEMORY`].
+/// The ranges of one open file that failed within the last [`FAILURE_MEMORY`].
 #[derive(Default)]
 pub(super) struct Failures {
     recent: VecDeque<(Instant, BlobRange, FetchError)>,
@@ -66,10 +62,9 @@ impl Failures {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.recent.retain(|(then, _, error)| {
-            let memory = if *error == FetchError::Cancelled { CANCEL_MEMORY } else { FAILURE_MEMORY };
-            now.duration_since(*then) < memory
-        });
+        while self.recent.front().is_some_and(|(then, ..)| now.duration_since(*then) >= FAILURE_MEMORY) {
+            self.recent.pop_front();
+        }
     }
 }
 

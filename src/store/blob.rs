@@ -88,6 +88,13 @@ pub(super) struct State {
     pub replaced: u64,
 }
 
+impl State {
+    /// The state in which nothing is held any more, with what outlives that.
+    fn emptied(&mut self) -> Self {
+        Self { queued: self.queued, replaced: self.replaced + 1, removed: self.removed.take(), ..Self::default() }
+    }
+}
+
 impl Blob {
     /// A blob of which nothing is held yet.
     pub(super) fn empty(hash: ContentHash, size: u64, shared: Arc<Shared>) -> Self {
@@ -266,8 +273,8 @@ impl Blob {
     /// Takes note that nothing is held any more, and returns what was charged for.
     pub(super) fn clear(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        let (queued, replaced, removed) = (state.queued, state.replaced + 1, state.removed.take());
-        std::mem::replace(&mut *state, State { queued, replaced, removed, ..State::default() }).charged
+        let empty = state.emptied();
+        std::mem::replace(&mut *state, empty).charged
     }
 
     /// Takes note that it is removed, and returns what was charged for. Those who have it open can go on reading what
@@ -288,8 +295,7 @@ impl Blob {
         let (origin, pinned, before) = (state.origin, state.pinned, state.charged);
         let record = Record::new(self.size, &RangeSet::new(), origin, pinned, self.last_use());
         let charged = before.map(|_| record.charge());
-        let (queued, replaced, removed) = (state.queued, state.replaced + 1, state.removed.take());
-        *state = State { queued, origin, pinned, charged, replaced, removed, ..State::default() };
+        *state = State { origin, pinned, charged, ..state.emptied() };
         let freed = before.unwrap_or(0).saturating_sub(record.charge());
         (record, freed)
     }

@@ -287,16 +287,22 @@ fn commands_without_a_node_keep_to_the_size_that_the_last_one_was_given() {
     assert!(failure(&seat.run(["add", "--cache-size", "64MiB", other.to_str().unwrap()])).contains("64.0 MiB"));
 }
 
-#[test]
-fn adding_makes_room_first_and_says_what_to_do_when_there_is_none() {
-    let sandbox = Sandbox::new();
-    let blobs: Vec<_> = (0..3).map(|seed| content(110 + seed, 16 * MIB)).collect();
+/// A holder of `blobs`, a node with a cache of 64 MiB that has fetched them, and their hashes.
+fn fetched_to_a_small_cache(sandbox: &Sandbox, blobs: &[Vec<u8>]) -> (Node, Node, Vec<String>) {
     let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
     let mut flags = asking(&[&holder]);
     flags.extend(["--cache-size", "64MiB"]);
     let node = sandbox.seat("b").serve(flags);
     stdout(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
+    (holder, node, hashes)
+}
+
+#[test]
+fn adding_makes_room_first_and_says_what_to_do_when_there_is_none() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..3).map(|seed| content(110 + seed, 16 * MIB)).collect();
+    let (_holder, node, hashes) = fetched_to_a_small_cache(&sandbox, &blobs);
     let (mine, too_much) =
         (sandbox.write("mine", content(120, 40 * MIB)), sandbox.write("more", content(121, 40 * MIB)));
     stdout(&node.run(["add", mine.to_str().unwrap()]));
@@ -316,12 +322,7 @@ fn adding_makes_room_first_and_says_what_to_do_when_there_is_none() {
 fn a_file_larger_than_the_cache_is_refused_as_such_and_nothing_goes_for_it() {
     let sandbox = Sandbox::new();
     let blobs: Vec<_> = (0..2).map(|seed| content(130 + seed, 16 * MIB)).collect();
-    let holder = sandbox.holder("a", &blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let hashes: Vec<_> = blobs.iter().map(|blob| hash_of(blob)).collect();
-    let mut flags = asking(&[&holder]);
-    flags.extend(["--cache-size", "64MiB"]);
-    let node = sandbox.seat("b").serve(flags);
-    stdout(&node.run(std::iter::once("prefetch").chain(hashes.iter().map(String::as_str))));
+    let (_holder, node, hashes) = fetched_to_a_small_cache(&sandbox, &blobs);
     let large = sandbox.write("large", content(132, 65 * MIB));
     both_ways(node, |seat| {
         let named = seat.run(["add", large.to_str().unwrap()]);
