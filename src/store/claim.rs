@@ -22,7 +22,7 @@ use rangemap::RangeSet;
 use super::StoreError;
 use super::error::io_error;
 use super::files::{Files, KEPT_BIT, PIN_BIT, Stamp};
-use super::in_place::note_time;
+use super::in_place::note_time_if_possible;
 use super::outboard::make_outboard;
 use super::read::{CHECK_GROUPS, check_groups, is_damage};
 use super::record::{Origin, Record};
@@ -117,8 +117,8 @@ pub(super) fn verify(
         return Ok(None);
     }
     let Some(Looked { files, stamp, held }) = looked else { return Ok(None) };
-    if in_place && let Err(error) = note_time(&path, stamp.modified_ns()) {
-        tracing::debug!(%error, "the time of a file that is served from where it lies could not be noted");
+    if in_place {
+        note_time_if_possible(&path, stamp.modified_ns());
     }
     let metadata = files.content.metadata().map_err(io_error("stat", &path))?;
     let kept = in_place || metadata.mode() & KEPT_BIT != 0;

@@ -86,6 +86,13 @@ pub(super) fn note_time(link: &Path, modified_ns: i128) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The same, where it is no reason to fail that it cannot be done.
+pub(super) fn note_time_if_possible(link: &Path, modified_ns: i128) {
+    if let Err(error) = note_time(link, modified_ns) {
+        tracing::debug!(%error, "the time of a file that is served from where it lies could not be noted");
+    }
+}
+
 const NS_PER_SECOND: i128 = 1_000_000_000;
 
 /// Whether the file has the modification time that was noted at `link`: in seconds, where the file system of that

@@ -21,7 +21,7 @@ use super::StoreError;
 use super::blob::{Blob, WholeFile};
 use super::error::io_error;
 use super::files::{Files, Stamp};
-use super::in_place::note_time;
+use super::in_place::note_time_if_possible;
 use super::record::Origin;
 use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{
@@ -285,10 +285,8 @@ impl Blob {
             }
             (*stamp, files)
         };
-        if files.stamp().is_ok_and(|now| now == stamp)
-            && let Err(error) = note_time(&files.content_path, stamp.modified_ns())
-        {
-            tracing::debug!(%error, "the time of a file that is served from where it lies could not be noted");
+        if files.stamp().is_ok_and(|now| now == stamp) {
+            note_time_if_possible(&files.content_path, stamp.modified_ns());
         }
     }
 
