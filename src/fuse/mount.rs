@@ -150,8 +150,8 @@ impl Mount {
         let (ended_tx, ended) = watch::channel(());
         let (ended_blocking_tx, ended_blocking) = mpsc::channel();
         std::thread::Builder::new().name("byhash-fuse".to_owned()).spawn(move || {
-            // Dropped at the end of the thread, however it ends.
-            let _ended = (ended_tx, ended_blocking_tx);
+            // Dropped at the end of the thread, however it ends: first what those are asked by who are told by the other.
+            let _ended = (ended_blocking_tx, ended_tx);
             match session.run() {
                 Ok(()) => tracing::debug!("the FUSE session has ended"),
                 Err(error) => tracing::error!(%error, "the FUSE session broke"),
