@@ -25,6 +25,7 @@
 //! verify      BLAKE3 tree proofs; pure
 //! metrics     every metric: name, unit
 //! permits     a counted resource that goes to the most urgent first
+//! descriptors how many files and sockets the process may have open
 //! seldom      telling of what happens again and again only so often
 //! ids         ContentHash, BlobRange, PeerId, TransferId
 //! ```
@@ -46,6 +47,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod descriptors;
 pub mod fs;
 pub mod fuse;
 pub mod holders;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&str] = &[
     "ids",
     "permits",
+    "descriptors",
     "seldom",
     "metrics",
     "verify",

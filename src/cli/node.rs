@@ -16,6 +16,7 @@ use super::supervisor;
 use crate::config::{NodeConfig, StateDir, Verify};
 use crate::control::{Client, ControlHandler, ControlListener, serve};
 use crate::daemon::{self, Node};
+use crate::descriptors;
 use crate::fs::{Filesystem, Owner};
 use crate::fuse::{Mount, MountError, MountOptions, Passthrough};
 use crate::ids::PeerId;
@@ -55,7 +56,7 @@ pub(super) struct Place {
 
 /// Runs a node, with a mount if a `place` is given, until it is told to end.
 pub(super) fn run_node(config: &NodeConfig, place: Option<Place>) -> Result<(), CommandError> {
-    daemon::raise_descriptor_limit();
+    descriptors::raise_limit();
     let runtime =
         daemon::runtime().map_err(|error| CommandError::Failed(format!("no runtime can be made: {error}")))?;
     let lived = runtime.block_on(live(config, place));

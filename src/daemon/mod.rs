@@ -9,4 +9,4 @@ pub mod status;
 
 pub use mend::MendError;
 pub use node::{LOCK_POLL, LOCK_WAIT, Node, SHUTDOWN_DEADLINE};
-pub use runtime::{raise_descriptor_limit, runtime};
+pub use runtime::runtime;

@@ -1,6 +1,4 @@
-//! The threads that a node runs on, and the descriptors that it may have open.
-
-use std::mem::MaybeUninit;
+//! The threads that a node runs on.
 
 /// Threads for blocking work: the disk, and the hashing of what is read from it. More would only
 /// queue at the disk, and each costs memory.
@@ -23,21 +21,4 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .event_interval(TASKS_BETWEEN_LOOKS)
         .global_queue_interval(TASKS_BETWEEN_LOOKS)
         .build()
-}
-
-/// Lets the process have as many descriptors open as the administrator allows it: peers, readers and files
-/// of the cache each take some, and the usual 1024 are for programs that call select(2).
-pub fn raise_descriptor_limit() {
-    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: there is room for the answer, which is filled in on success; the second call reads it.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) != 0 {
-            return;
-        }
-        let mut limit = limit.assume_init();
-        limit.rlim_cur = limit.rlim_max;
-        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
-            tracing::debug!("the number of descriptors stays as it is");
-        }
-    }
 }

@@ -15,7 +15,7 @@ use rangemap::RangeSet;
 
 use super::StoreError;
 use super::error::io_error;
-use super::layout::{Layout, REPAIR_PREFIX, create_private, remove_if_there};
+use super::layout::{Layout, PRIVATE_MODE, REPAIR_PREFIX, create_with_mode, remove_if_there};
 use super::record::{BLOCK_LEN, content_charge};
 use super::space::blocks_of;
 use crate::ids::{BlobRange, ContentHash};
@@ -92,7 +92,12 @@ impl Files {
     /// unlinked.
     pub fn create(layout: &Layout, hash: &ContentHash, size: u64, marks: u32) -> Result<Self, StoreError> {
         let (content_path, outboard_path) = (layout.content(hash), layout.outboard(hash));
-        let content = create_file(&content_path, size)?;
+        let content = match group_count(size) {
+            // Its first write is all of it: the file has the length then, and the mode that it is to have from the start.
+            // The file of one that is marked is made as any other.
+            1 if marks == 0 => create_anew(&content_path, COMPLETE_MODE)?,
+            _ => create_file(&content_path, size)?,
+        };
         if marks != 0 {
             set_marks(&content, &content_path, marks)?;
         }
@@ -167,9 +172,14 @@ impl Files {
         Ok(copy)
     }
 
-    /// The bits of the content file's mode that are marks.
+    /// The content file's mode; 0 if it cannot be told.
+    fn mode(&self) -> u32 {
+        self.content.metadata().map_or(0, |metadata| metadata.mode() & 0o7777)
+    }
+
+    /// The bits of it that are marks.
     fn marks(&self) -> u32 {
-        self.content.metadata().map_or(0, |metadata| metadata.mode() & (KEPT_BIT | PIN_BIT | LOST_BIT))
+        self.mode() & (KEPT_BIT | PIN_BIT | LOST_BIT)
     }
 
     fn copy_range(&self, copy: &ContentCopy, range: BlobRange) -> Result<(), StoreError> {
@@ -206,9 +216,13 @@ impl Files {
         if self.in_place {
             return Ok(());
         }
-        let is_pinned = self.marks() & PIN_BIT != 0;
-        let mode = Permissions::from_mode(COMPLETE_MODE | marks(kept, is_pinned));
-        self.content.set_permissions(mode).map_err(io_error("set the mode of", &self.content_path))
+        let before = self.mode();
+        let mode = COMPLETE_MODE | marks(kept, before & PIN_BIT != 0);
+        if before == mode {
+            return Ok(());
+        }
+        let set = self.content.set_permissions(Permissions::from_mode(mode));
+        set.map_err(io_error("set the mode of", &self.content_path))
     }
 
     /// Marks a complete content file as one to be kept, durably; gives its stamps from before and after that.
@@ -374,18 +388,23 @@ fn set_marks(content: &File, path: &Path, marks: u32) -> Result<(), StoreError> 
 /// Bytes copied at a time (1 MiB).
 const COPY_LEN: usize = 1 << 20;
 
-/// Makes a file of `len` zeroes; what lies in its place is unlinked.
+/// Makes a file of `len` zeroes, for this user only; what lies in its place is unlinked.
 fn create_file(path: &Path, len: u64) -> Result<File, StoreError> {
-    let created = match create_private(path) {
+    let file = create_anew(path, PRIVATE_MODE)?;
+    file.set_len(len).map_err(io_error("set the length of", path))?;
+    Ok(file)
+}
+
+/// Makes an empty file, open for writing whatever its `mode`; what lies in its place is unlinked.
+fn create_anew(path: &Path, mode: u32) -> Result<File, StoreError> {
+    let created = match create_with_mode(path, mode) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove_if_there(path)?;
-            create_private(path)
+            create_with_mode(path, mode)
         }
         created => created,
     };
-    let file = created.map_err(io_error("create", path))?;
-    file.set_len(len).map_err(io_error("set the length of", path))?;
-    Ok(file)
+    created.map_err(io_error("create", path))
 }
 
 /// Opens a file that is not a symbolic link; `None` if it is not there, or not a regular file.

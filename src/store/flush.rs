@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 use super::blob::Blob;
-use super::flusher::{FLUSH_BLOBS, MAX_UNFLUSHED};
 use super::layout::{SYNC_FILE_SYSTEM_FROM, sync_file_system};
 use super::shared::{Shared, Snapshot};
 use crate::ids::ContentHash;
@@ -20,7 +19,7 @@ impl Shared {
             pending.blobs.push(blob);
             self.metrics.store_unflushed_blobs.inc();
             // The flusher waits for the first one, and then for time to pass or for so many.
-            if matches!(pending.blobs.len(), 1 | FLUSH_BLOBS) {
+            if pending.blobs.len() == 1 || pending.blobs.len() == self.max_unflushed / 2 {
                 self.wake.notify_all();
             }
         }
@@ -28,7 +27,7 @@ impl Shared {
 
     /// Flushes if very many blobs wait for that.
     pub fn limit_unflushed(&self) -> Result<(), StoreError> {
-        let too_many = self.pending.lock().blobs.len() >= MAX_UNFLUSHED;
+        let too_many = self.pending.lock().blobs.len() >= self.max_unflushed;
         if too_many { self.flush() } else { Ok(()) }
     }
 
@@ -50,19 +49,23 @@ impl Shared {
             (std::mem::take(&mut pending.blobs), std::mem::take(&mut pending.touches))
         };
         let count = blobs.len() as u64;
-        let flushed = self.flush_taken(blobs, &touches);
+        let flushed = self.flush_taken(blobs, touches);
         self.metrics.store_unflushed_blobs.sub(count);
         flushed
     }
 
-    fn flush_taken(&self, blobs: Vec<Arc<Blob>>, touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
+    fn flush_taken(&self, blobs: Vec<Arc<Blob>>, mut touches: HashMap<ContentHash, u64>) -> Result<(), StoreError> {
         let mut snapshots: Vec<Snapshot> = blobs.into_iter().filter_map(Blob::snapshot).collect();
+        // Their records tell of their last use, too.
+        for snapshot in &snapshots {
+            touches.remove(&snapshot.blob.hash());
+        }
         if snapshots.is_empty() && touches.is_empty() {
             return Ok(());
         }
         let synced = self.sync(&mut snapshots);
         let _structure = self.structure.read();
-        let written = self.write_flushed(&snapshots, touches);
+        let written = self.write_flushed(&snapshots, &touches);
         self.nothing_to_evict.store(false, Ordering::Relaxed);
         if written.is_err() {
             self.metrics.store_write_errors.inc();
@@ -76,15 +79,18 @@ impl Shared {
     /// Tells the index, in commits of which each adds little to it.
     fn write_flushed(&self, snapshots: &[Snapshot], touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
         let limit = self.space.entries_per_commit();
-        for part in snapshots.chunks(limit) {
+        let (mut snapshots, mut touches) = (snapshots.iter().peekable(), touches.iter().peekable());
+        while snapshots.peek().is_some() || touches.peek().is_some() {
             self.write_index(|batch| {
-                let mut backed = part.iter().filter(|snapshot| snapshot.blob.is_backed_by(&snapshot.files));
-                backed.try_for_each(|snapshot| batch.put(&snapshot.blob.hash(), &snapshot.record))
+                let mut left = limit;
+                for snapshot in snapshots.by_ref().take(limit) {
+                    left -= 1;
+                    if snapshot.blob.is_backed_by(&snapshot.files) {
+                        batch.put(&snapshot.blob.hash(), &snapshot.record)?;
+                    }
+                }
+                touches.by_ref().take(left).try_for_each(|(hash, last_use)| batch.touch(hash, *last_use))
             })?;
-        }
-        let touches: Vec<_> = touches.iter().collect();
-        for part in touches.chunks(limit) {
-            self.write_index(|batch| part.iter().try_for_each(|(hash, last_use)| batch.touch(hash, **last_use)))?;
         }
         Ok(())
     }

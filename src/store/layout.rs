@@ -151,9 +151,17 @@ pub(super) fn is_plain(part: &str) -> bool {
     !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
+/// The mode of a file for this user only.
+pub(super) const PRIVATE_MODE: u32 = 0o600;
+
 /// Makes a file that is not there yet, for this user only.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+    create_with_mode(path, PRIVATE_MODE)
+}
+
+/// Makes a file that is not there yet, and opens it for reading and writing whatever its mode.
+pub(super) fn create_with_mode(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Removes a file; that it is not there is no error.

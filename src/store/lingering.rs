@@ -3,7 +3,6 @@
 //! anew costs as much as all the rest of an open. They do not count as used: the first need for room lets
 //! all of them go.
 
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +10,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::blob::Blob;
+use crate::descriptors;
 use crate::ids::ContentHash;
 use crate::verify::group_count;
 
@@ -81,7 +81,7 @@ impl Drop for Kept {
 
 impl Lingering {
     pub fn new() -> Self {
-        Self { kept: Mutex::new(Some(Kept::new(&DESCRIPTORS, descriptor_limit() / DESCRIPTORS_PART))) }
+        Self { kept: Mutex::new(Some(Kept::new(&DESCRIPTORS, descriptors::limit() / DESCRIPTORS_PART))) }
     }
 
     /// Keeps `blob`, which somebody has just opened, beyond its last handle.
@@ -119,18 +119,6 @@ impl Lingering {
 /// How many descriptors the files of `blob` take: a blob of one group has no outboard.
 fn descriptors(blob: &Blob) -> u64 {
     1 + u64::from(group_count(blob.size()) > 1)
-}
-
-/// How many descriptors the process may have open.
-fn descriptor_limit() -> u64 {
-    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: there is room for the answer, which is filled in on success.
-    unsafe {
-        match libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) {
-            0 => limit.assume_init().rlim_cur,
-            _ => 0,
-        }
-    }
 }
 
 #[cfg(test)]

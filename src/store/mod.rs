@@ -1,10 +1,10 @@
 //! Bytes on disk: content files, their outboards, and the index of what is held.
 //!
 //! ```text
-//! <dir>/blobs/ab/<hash>         exactly the content; sparse while partial, mode 0444 once complete,
-//!                               01444 (sticky) if it was added here, 0445 if it is pinned (0601 while
-//!                               partial, 0611 if it was whole before); or a link to a file of the user's that
-//!                               has it, which is only read
+//! <dir>/blobs/ab/<hash>         exactly the content; sparse while partial, mode 0444 once complete (of one group:
+//!                               from the start), 01444 (sticky) if it was added here, 0445 if it is pinned
+//!                               (0601 while partial, 0611 if it was whole before); or a link to a file of the
+//!                               user's that has it, which is only read
 //! <dir>/blobs/ab/<hash>.obao4   the outboard; none for a blob of one group
 //! <dir>/index.redb              by hash: size, verified groups, origin, pin, last use
 //! <dir>/index.redb.damaged      one that was damaged, as it was found

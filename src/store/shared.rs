@@ -19,7 +19,7 @@ use super::lingering::Lingering;
 use super::record::{BlobInfo, Record};
 use super::recovery::{Recovery, Work};
 use super::space::Space;
-use super::{Config, StoreError, claim, sweep};
+use super::{Config, StoreError, claim, flusher, sweep};
 use crate::ids::{ContentHash, HaveKey};
 use crate::metrics::Metrics;
 use crate::verify::MAX_BLOB_LEN;
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     /// nor for the file system to make the files of another.
     pub structure: RwLock<()>,
     pub pending: Mutex<Pending>,
+    /// Blobs that wait for a flush at most.
+    pub max_unflushed: usize,
     pub wake: Condvar,
     /// What was found right of blobs that nobody has open now, the ones closed last.
     pub checked: Mutex<LruCache<ContentHash, Checked>>,
@@ -142,6 +144,7 @@ impl Shared {
             metrics,
             structure: RwLock::default(),
             pending: Mutex::default(),
+            max_unflushed: flusher::max_unflushed(),
             wake: Condvar::new(),
             checked: Mutex::new(LruCache::new(MAX_CHECKED)),
             lingering: Lingering::new(),
@@ -177,7 +180,8 @@ impl Shared {
     /// the system's clock does.
     pub fn time_of_use(&self) -> u64 {
         let now = wall_clock_ms();
-        let tick = |last: u64| now.max(last + 1);
+        // A damaged index may have said anything.
+        let tick = |last: u64| now.max(last.saturating_add(1));
         match self.clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(tick(last))) {
             Ok(last) | Err(last) => tick(last),
         }
@@ -241,7 +245,7 @@ impl Shared {
         if size > MAX_BLOB_LEN {
             return Err(StoreError::TooBig(size));
         }
-        let blob = match self.open_blob(&hash)? {
+        let blob = match self.opened(&hash) {
             Some(blob) => blob,
             None => {
                 // Writing to it removes what lies there.
@@ -253,6 +257,7 @@ impl Shared {
                 }
             }
         };
+        blob.touch();
         if blob.size() != size {
             return Err(StoreError::OtherSize { hash, held: blob.size(), claimed: size });
         }

@@ -286,12 +286,16 @@ fn write<T>(database: &Database, change: impl FnOnce(&mut Batch) -> Result<T, re
     let mut transaction = database.begin_write()?;
     // After a crash the file is opened without a walk through it.
     transaction.set_quick_repair(true);
-    let result = change(&mut Batch {
+    let mut batch = Batch {
         blobs: transaction.open_table(BLOBS)?,
         have: transaction.open_table(HAVE)?,
         lru: transaction.open_table(LRU)?,
         numbers: transaction.open_table(NUMBERS)?,
-    })?;
+        added: (0, 0),
+    };
+    let result = change(&mut batch)?;
+    batch.write_totals()?;
+    drop(batch);
     transaction.commit()?;
     Ok(result)
 }
@@ -353,6 +357,8 @@ pub(super) struct Batch<'t> {
     have: Table<'t, Key, Key>,
     lru: Table<'t, (u64, Key), ()>,
     numbers: Table<'t, &'static str, u64>,
+    /// What has come to the two totals and is not written yet, modulo 2^64.
+    added: (u64, u64),
 }
 
 impl Batch<'_> {
@@ -363,15 +369,20 @@ impl Batch<'_> {
 
     /// Sets the record of `hash`.
     pub fn put(&mut self, hash: &ContentHash, record: &Record) -> Result<(), redb::Error> {
-        self.take(hash)?;
         let value = postcard::to_allocvec(record).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        self.blobs.insert(hash.as_bytes(), value.as_slice())?;
-        self.have.insert(&hash.have_key().0, hash.as_bytes())?;
+        let before = self.blobs.insert(hash.as_bytes(), value.as_slice())?;
+        match before.map(|value| decode(value.value())).transpose()? {
+            None => _ = self.have.insert(&hash.have_key().0, hash.as_bytes())?,
+            Some(before) => {
+                self.lru.remove((before.last_use, hash.as_bytes()))?;
+                self.count(&before, false);
+            }
+        }
         if record.is_evictable() {
             self.lru.insert((record.last_use, hash.as_bytes()), ())?;
         }
-        self.add(BYTES, record.charge())?;
-        self.add(COUNT, 1)
+        self.count(record, true);
+        Ok(())
     }
 
     /// Removes the record of `hash` and returns it.
@@ -381,8 +392,7 @@ impl Batch<'_> {
         };
         self.have.remove(&hash.have_key().0)?;
         self.lru.remove((record.last_use, hash.as_bytes()))?;
-        self.add(BYTES, record.charge().wrapping_neg())?;
-        self.add(COUNT, 1u64.wrapping_neg())?;
+        self.count(&record, false);
         Ok(Some(record))
     }
 
@@ -430,7 +440,8 @@ impl Batch<'_> {
 
     /// What all records are charged for, and how many there are.
     pub fn totals(&self) -> Result<(u64, u64), redb::Error> {
-        Ok((self.number(BYTES)?, self.number(COUNT)?))
+        let (bytes, blobs) = self.added;
+        Ok((self.number(BYTES)?.wrapping_add(bytes), self.number(COUNT)?.wrapping_add(blobs)))
     }
 
     /// Notes whether the store is closed in order, and returns what was noted before.
@@ -450,9 +461,19 @@ impl Batch<'_> {
         Ok(self.numbers.get(name)?.map_or(0, |value| value.value()))
     }
 
-    fn add(&mut self, name: &'static str, difference: u64) -> Result<(), redb::Error> {
-        let sum = self.number(name)?.wrapping_add(difference);
-        self.numbers.insert(name, sum)?;
+    /// Counts `record` as one that has come, or gone.
+    fn count(&mut self, record: &Record, has_come: bool) {
+        let (bytes, blobs) = (record.charge(), 1u64);
+        let (bytes, blobs) = if has_come { (bytes, blobs) } else { (bytes.wrapping_neg(), blobs.wrapping_neg()) };
+        self.added = (self.added.0.wrapping_add(bytes), self.added.1.wrapping_add(blobs));
+    }
+
+    fn write_totals(&mut self) -> Result<(), redb::Error> {
+        if self.added != (0, 0) {
+            let (bytes, blobs) = self.totals()?;
+            self.numbers.insert(BYTES, bytes)?;
+            self.numbers.insert(COUNT, blobs)?;
+        }
         Ok(())
     }
 }
