@@ -110,7 +110,7 @@ impl Filesystem {
         let blob = self.inodes.lock().blob(ino).ok_or(FsError::Stale)?;
         let size = blob.size.ok_or(FsError::Stale)?;
         let reader = self.source.open(blob.hash, size);
-        let whole = if self.passes_through() { reader.whole_file() } else { None };
+        let whole = if self.passes_through(size) { reader.whole_file() } else { None };
         let passed = self.inodes.lock().begin_open(ino, whole.is_some()).ok_or(FsError::OpenOtherwise)?;
         let handle = self.files.insert(OpenFile {
             hash: blob.hash,
@@ -127,7 +127,7 @@ impl Filesystem {
         self.metrics.opens_streamed.inc();
         match self.state(&blob.hash) {
             BlobState::Complete => {
-                if self.passes_through() && size <= MAX_CHECKED_AHEAD {
+                if self.passes_through(size) && size <= MAX_CHECKED_AHEAD {
                     self.source.check_soon(blob.hash);
                 }
                 Ok(Opened::Streamed(handle))

@@ -12,8 +12,8 @@ use crate::transfer::{BlobState, BoxFuture, FetchError};
 /// asked for it by then, and keep the question going.
 const HANDOVER: Duration = Duration::from_millis(200);
 
-/// The largest blob, in bytes, that a lookup fetches before it answers, so that its first open is passed through. One
-/// of a group comes with its size, the others take a round trip more.
+/// The largest blob, in bytes, that a lookup fetches before it answers, so that its first open is passed through. It
+/// takes a round trip more than the size.
 const MAX_FETCHED_AT_LOOKUP: u64 = 64 * 1024;
 
 /// The largest blob, in bytes, that a lookup reads and checks before it answers: some milliseconds from
@@ -111,7 +111,7 @@ impl Filesystem {
         };
         match answer {
             Ok(size) => {
-                if size <= MAX_FETCHED_AT_LOOKUP && self.passes_through() {
+                if size <= MAX_FETCHED_AT_LOOKUP && self.passes_through(size) {
                     // Whatever becomes of it, the name is there.
                     let _ = timeout_at(end, self.source.make_whole(hash)).await;
                 }
@@ -145,8 +145,8 @@ impl Filesystem {
 
     /// Whether it is complete and small and not yet known to be right on disk.
     fn is_worth_checking(&self, hash: &ContentHash, size: u64) -> bool {
-        (1..=MAX_CHECKED_AT_LOOKUP).contains(&size)
-            && self.passes_through()
+        size <= MAX_CHECKED_AT_LOOKUP
+            && self.passes_through(size)
             && self.state(hash) == BlobState::Complete
             && !self.source.is_whole(hash)
     }
@@ -166,8 +166,7 @@ impl Filesystem {
     }
 
     fn found(&self, hash: ContentHash, size: u64) -> Lookup {
-        // The empty blob is held nowhere.
-        let may_be_whole = size > 0 && self.passes_through();
+        let may_be_whole = self.passes_through(size);
         let whole = may_be_whole && self.source.is_whole(&hash);
         let final_node = whole || !may_be_whole && self.state(&hash) == BlobState::Complete;
         let ttl = if final_node { COMPLETE_TTL } else { PARTIAL_TTL };

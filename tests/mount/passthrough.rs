@@ -136,10 +136,24 @@ fn a_small_blob_is_made_whole_before_its_first_open() {
         m.source.add_with(content(7, 80_000), |blob| (blob.size_known, blob.state) = (false, BlobState::Absent));
     std::fs::metadata(m.file(large)).unwrap();
     assert_eq!(m.source.take_calls(), [Call::Size]);
-    let silent = m.source.add_with(content(8, 100), |blob| {
+    let silent = m.source.add_with(content(8, 20_000), |blob| {
         (blob.size_known, blob.state, blob.make_whole) = (false, BlobState::Absent, Answer::Never);
     });
-    assert_eq!(std::fs::metadata(m.file(silent)).unwrap().len(), 100);
+    assert_eq!(std::fs::metadata(m.file(silent)).unwrap().len(), 20_000);
+}
+
+#[test]
+fn a_blob_of_one_group_is_streamed_once_and_then_read_from_the_kernels_memory() {
+    let test = "a_blob_of_one_group_is_streamed_once_and_then_read_from_the_kernels_memory";
+    let Some(m) = Mounted::passing_through(test) else { return };
+    let [small, larger] = [16_384, 16_385].map(|len| content(11, len));
+    let [one, two] = [("one", &small), ("two", &larger)].map(|(name, bytes)| m.file(m.add_whole(name, bytes)));
+    for expected in [1, 0] {
+        assert_eq!(std::fs::read(&one).unwrap(), small);
+        assert_eq!(reads(&m), expected);
+        assert_eq!(std::fs::read(&two).unwrap(), larger);
+        assert_eq!(reads(&m), 0, "passed through");
+    }
 }
 
 #[test]

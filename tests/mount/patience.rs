@@ -104,7 +104,7 @@ fn whoever_waits_in_a_lookup_goes_when_told_to() {
     let Some(m) = Mounted::patient(test, passing_through(), false) else { return };
     let Some(m) = m.if_it_passes_through(test) else { return };
     let small = |n: i32, state, size_known| {
-        m.source.add_with(vec![n as u8; 1000], |blob| {
+        m.source.add_with(vec![n as u8; 20_000], |blob| {
             (blob.state, blob.size_known, blob.make_whole) = (state, size_known, Answer::Never);
         })
     };
