@@ -410,7 +410,7 @@ async fn what_a_reader_holds_stays_when_others_need_the_room_and_what_it_does_no
         assert!(node.engine.make_whole(hash).await.unwrap());
         let reader = before.unwrap_or_else(open);
         if is_told_to {
-            reader.hold();
+            reader.hold().await;
         }
         for other in &others {
             let other = holder.hold(other);

@@ -30,7 +30,7 @@ impl Filesystem {
             before = now;
         }
         // The reader has it from here on, and with it the cache may not let it go.
-        file.reader.hold();
+        file.reader.hold().await;
         match self.source.state(&file.hash) {
             BlobState::Complete => Ok(()),
             BlobState::Absent | BlobState::Partial => Err(FsError::NoRoom),

@@ -125,7 +125,8 @@ impl<'a> Move<'a> {
 /// Puts the files in place, makes that durable, and then tells the index: each step for all.
 fn move_all(shared: &Arc<Shared>, moves: &[Move]) -> Vec<Result<(), StoreError>> {
     let _structure = shared.structure.write();
-    let mut results: Vec<_> = moves.iter().map(|prepared| prepared.files.rename(shared)).collect();
+    let rename = |prepared: &Move| shared.unless_closed().and_then(|()| prepared.files.rename(shared));
+    let mut results: Vec<_> = moves.iter().map(rename).collect();
     let shards: BTreeSet<u8> = moves.iter().map(|prepared| prepared.files.staged.hash.as_bytes()[0]).collect();
     // One sync for very many directories; what was staged is on the disk already.
     let synced = shards.len() >= SYNC_FILE_SYSTEM_FROM && sync_file_system(shared.layout.dir()).is_ok();
@@ -142,19 +143,25 @@ fn move_all(shared: &Arc<Shared>, moves: &[Move]) -> Vec<Result<(), StoreError>>
     for part in in_place.chunks(shared.space.entries_per_commit()) {
         let entries = || part.iter().map(|number| &moves[*number]);
         let told = shared.write_index(|batch| {
-            entries().try_for_each(|prepared| batch.put(&prepared.files.staged.hash, &prepared.record))
+            let put = |prepared: &Move| batch.put(&prepared.files.staged.hash, &prepared.record);
+            entries().map(put).collect::<Result<Vec<_>, _>>()
         });
-        if let Err(error) = told {
-            let error = error.to_string();
-            part.iter().for_each(|number| results[*number] = Err(StoreError::Said(error.clone())));
-            continue;
-        }
-        for prepared in entries() {
+        let replaced = match told {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                let error = error.to_string();
+                part.iter().for_each(|number| results[*number] = Err(StoreError::Said(error.clone())));
+                continue;
+            }
+        };
+        for (prepared, replaced) in entries().zip(replaced) {
             shared.space.add_blob();
-            // Somebody may have begun to fetch it meanwhile.
-            if let Some(blob) = shared.opened(&prepared.files.staged.hash)
-                && let Some(charged) = blob.replace_by_added(&prepared.record)
-            {
+            // Somebody may have begun to fetch it meanwhile, or even have fetched all of it and closed it.
+            let charged = match shared.opened(&prepared.files.staged.hash) {
+                Some(blob) => blob.replace_by_added(&prepared.record),
+                None => replaced.map(|record| record.charge()),
+            };
+            if let Some(charged) = charged {
                 shared.space.release(charged);
                 shared.space.remove_blob();
             }
@@ -233,4 +240,27 @@ fn leads_to_file_of(path: &Path, len: u64) -> bool {
     let metadata =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).and_then(|file| file.metadata());
     metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::import::{Source, stage};
+    use super::super::tests::{Sample, of_blobs, open};
+    use super::*;
+
+    #[test]
+    fn what_was_fetched_and_closed_while_it_was_being_added_is_not_counted_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let sample = Sample::new(50_000, 1);
+        let staged = stage(dir.path(), Source::Stream(&mut sample.content.as_slice()), &|_| {}).unwrap();
+        let prepared = Move::prepare(&store.shared, staged.blob()).unwrap().unwrap();
+        drop(sample.write_all(&store));
+        store.flush().unwrap();
+        store.shared.lingering.let_go();
+        store.shared.reserve_on_disk(prepared.record.charge()).unwrap();
+        move_all(&store.shared, &[prepared]).into_iter().for_each(|moved| moved.unwrap());
+        assert_eq!((of_blobs(&store), store.usage().blobs), (sample.charge(), 1));
+        assert!(sample.read_all(&store).unwrap());
+    }
 }

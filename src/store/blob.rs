@@ -81,7 +81,7 @@ pub(super) struct State {
     /// It is on the list of the next flush.
     pub queued: bool,
     pub files: Option<Arc<Files>>,
-    /// What was held when the blob was removed, for those who had it open then.
+    /// What was held when the blob was removed, for those who had it open then; until all of it is held anew.
     pub removed: Option<Arc<Removed>>,
     /// How often files were taken away or replaced while they were not open here. Who opens them without the lock
     /// tells by it whether they are still those of the blob.
@@ -227,6 +227,16 @@ impl Blob {
         opened
     }
 
+    /// Whether a write to its files is under way.
+    pub(super) fn is_being_written(&self) -> bool {
+        self.opened_files().is_some_and(|files| files.writers.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Its files, if they are open.
+    pub(super) fn opened_files(&self) -> Option<Arc<Files>> {
+        self.state.lock().files.clone()
+    }
+
     /// Its files, opened if they are not yet. To be called without a lock that others may need: the file system of a
     /// user's file may hang.
     pub(super) fn open_files(&self) -> Result<Arc<Files>, StoreError> {
@@ -245,7 +255,7 @@ impl Blob {
     /// Lets go of files that others have removed from the store or replaced there, so that they are looked for anew.
     /// Whoever reads them just now goes on. To be called without a lock, as [`Self::open_files`].
     pub(super) fn let_go_of_unlinked(&self) {
-        let Some(files) = self.state.lock().files.clone() else { return };
+        let Some(files) = self.opened_files() else { return };
         if files.are_in_their_places() {
             return;
         }
@@ -280,12 +290,13 @@ impl Blob {
     /// Takes note that it is removed, and returns what was charged for. Those who have it open can go on reading what
     /// of it is in `files`.
     pub(super) fn remove(&self, files: Option<Arc<Files>>) -> Option<u64> {
-        let held = self.verified();
-        let charged = self.clear();
-        if let Some(files) = files.filter(|_| !held.is_empty()) {
-            self.state().removed = Some(Arc::new(Removed { files, held }));
+        let mut state = self.state.lock();
+        let empty = state.emptied();
+        let before = std::mem::replace(&mut *state, empty);
+        if let Some(files) = files.filter(|_| before.held_groups > 0) {
+            state.removed = Some(Arc::new(Removed { files, held: before.held }));
         }
-        charged
+        before.charged
     }
 
     /// Takes note that nothing is held any more of a blob that stays known. Returns what the index is to say, and
@@ -309,6 +320,7 @@ impl Blob {
         state.held_groups = all.end;
         state.held.insert(all);
         state.complete = true;
+        state.removed = None;
         state.charged = Some(record.charge());
         (state.origin, state.pinned) = (record.origin, record.pinned);
         before

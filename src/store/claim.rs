@@ -200,7 +200,7 @@ pub(super) fn take_over(shared: &Shared, verified: Vec<Verified>) -> Result<(usi
         }
         if untouched { taken.push(blob) } else { changed.push(blob.hash) }
     }
-    shared.write_index(|batch| taken.iter().try_for_each(|blob| batch.put(&blob.hash, &blob.record)))?;
+    shared.write_index(|batch| taken.iter().try_for_each(|blob| batch.put(&blob.hash, &blob.record).map(drop)))?;
     for blob in &taken {
         shared.space.charge_found(blob.hash.as_bytes()[0], blob.record.charge());
         shared.space.add_blob();

@@ -72,6 +72,9 @@ pub enum StoreError {
         /// The blob.
         hash: ContentHash,
     },
+    /// Nothing new is taken any more.
+    #[error("the cache has been closed")]
+    Closed,
     /// What failed for several blobs at once, or in another process; a sentence.
     #[error("{0}")]
     Said(String),

@@ -93,9 +93,7 @@ fn run(shared: &Arc<Shared>) {
         }
         failed = flushed.is_err();
         if closing {
-            let noted =
-                shared.write_index(|batch| batch.set_clean(flushed.is_ok() && shared.recovery.work() == Work::Nothing));
-            if let Err(error) = noted {
+            if let Err(error) = shared.note_closed(flushed.is_ok() && shared.recovery.work() == Work::Nothing) {
                 tracing::error!(%error, "the cache could not be closed in order");
             }
             return;

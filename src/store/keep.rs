@@ -142,7 +142,7 @@ impl Shared {
         unsynced.iter().try_for_each(|(file, path)| file.sync_all().map_err(io_error("sync", path)))
     }
 
-    /// First from memory and index, then from disk, as [`Shared::forget`].
+    /// First from the index and memory, then from disk, as [`Shared::forget`].
     fn remove_all(self: &Arc<Self>, hashes: &[ContentHash]) -> Result<Vec<Option<u64>>, StoreError> {
         self.claim_all(hashes)?;
         // What nobody has open need not stay readable.
@@ -151,15 +151,15 @@ impl Shared {
         let in_use: Vec<_> =
             hashes.iter().map(|hash| self.opened(hash).map(|blob| (blob.open_files().ok(), blob))).collect();
         let _structure = self.structure.write();
-        let cleared: Vec<Option<u64>> =
-            in_use.into_iter().map(|blob| blob.and_then(|(files, blob)| blob.remove(files))).collect();
         let records =
-            self.write_index(|batch| hashes.iter().map(|hash| batch.take(hash)).collect::<Result<Vec<_>, _>>());
+            self.write_index(|batch| hashes.iter().map(|hash| batch.take(hash)).collect::<Result<Vec<_>, _>>())?;
         let mut failed = None;
         let mut removed = Vec::with_capacity(hashes.len());
-        for (at, (hash, cleared)) in hashes.iter().zip(cleared).enumerate() {
-            let record = records.as_ref().ok().and_then(|records| records[at].as_ref());
-            let charged = cleared.or(record.map(Record::charge));
+        for ((hash, in_use), record) in hashes.iter().zip(in_use).zip(records) {
+            // Somebody may have opened it meanwhile; what he has no files of yet, he fetches.
+            let in_use = in_use.or_else(|| self.opened(hash).map(|blob| (blob.opened_files(), blob)));
+            let cleared = in_use.and_then(|(files, blob)| blob.remove(files));
+            let charged = cleared.or(record.as_ref().map(Record::charge));
             if let Some(bytes) = charged {
                 self.pending.lock().touches.remove(hash);
                 if let Err(error) = self.layout.unlink(hash) {
@@ -171,7 +171,6 @@ impl Shared {
             removed.push(charged);
         }
         self.nothing_to_evict.store(false, Ordering::Relaxed);
-        records?;
         failed.map_or(Ok(removed), Err)
     }
 

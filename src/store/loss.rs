@@ -135,7 +135,7 @@ impl Blob {
 }
 
 impl Shared {
-    /// Removes all that is held of `blob`: first from memory and index, then from disk. The handle
+    /// Removes all that is held of `blob`: first from the index and memory, then from disk. The handle
     /// stays good for new writes.
     pub fn forget(&self, blob: &Blob) -> Result<(), StoreError> {
         let _structure = self.structure.write();
@@ -144,15 +144,13 @@ impl Shared {
 
     /// The same, for a caller that holds `structure`.
     pub fn forget_locked(&self, blob: &Blob) -> Result<(), StoreError> {
-        let charged = blob.clear();
         self.write_index(|batch| batch.take(&blob.hash()))?;
         self.pending.lock().touches.remove(&blob.hash());
-        self.layout.unlink(&blob.hash())?;
-        if let Some(bytes) = charged {
+        if let Some(bytes) = blob.clear() {
             self.space.release(bytes);
             self.space.remove_blob();
         }
-        Ok(())
+        self.layout.unlink(&blob.hash())
     }
 
     /// Takes note that nothing is held any more of `blob`, which stays known and was served from the file `in_place`,
@@ -170,6 +168,6 @@ impl Shared {
         } else {
             tracing::warn!(%hash, "its files on disk are missing or cut short; it is dropped and will be fetched again");
         }
-        self.write_index(|batch| batch.put(&hash, &record))
+        self.write_index(|batch| batch.put(&hash, &record)).map(drop)
     }
 }

@@ -158,7 +158,7 @@ impl Blob {
     pub fn read_at_once(self: &Arc<Self>, start: u64, buf: &mut [u8]) -> bool {
         let groups = groups_of(self.size(), BlobRange::new(start, start.saturating_add(buf.len() as u64)));
         let Some(stamp) = self.stamp_of_checked(&groups) else { return false };
-        let Some(files) = self.state().files.clone() else { return false };
+        let Some(files) = self.opened_files() else { return false };
         self.touch_sometimes();
         read_cached(&files.content, start, buf) && files.stamp().is_ok_and(|now| now == stamp)
     }

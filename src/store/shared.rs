@@ -73,6 +73,8 @@ pub(super) struct Shared {
     pub nothing_to_evict: AtomicBool,
     /// Nothing that was found right is remembered.
     check_every_read: AtomicBool,
+    /// The index says that the store was closed. Changes under `structure`.
+    closed: AtomicBool,
     /// None if nothing is kept on the disk.
     _lock: Option<File>,
 }
@@ -161,6 +163,7 @@ impl Shared {
             last_write: AtomicU64::new(0),
             nothing_to_evict: AtomicBool::new(false),
             check_every_read: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             _lock: lock,
         }
     }
@@ -373,9 +376,34 @@ impl Shared {
     /// Runs `change` in one durable transaction of the index, and takes note of what that takes on the
     /// disk. It should change no more than [`Space::entries_per_commit`].
     pub fn write_index<T>(&self, change: impl FnOnce(&mut Batch) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let written = self.index.write(change);
+        // What still goes on after the last flush may not come to its end.
+        let closed = self.closed.load(Ordering::Relaxed);
+        let written = self.index.write(|batch| {
+            if closed {
+                batch.set_clean(false)?;
+            }
+            change(batch)
+        });
         self.space.set_index(self.index.bytes_on_disk());
         written
+    }
+
+    /// Notes in the index that the store was closed, in order if what was done before was `clean` and the index knows all
+    /// that is on the disk. From then on no file comes to it.
+    pub fn note_closed(&self, clean: bool) -> Result<(), StoreError> {
+        let _structure = self.structure.write();
+        self.closed.store(true, Ordering::Relaxed);
+        let charged = |blob: &Blob| Ok::<_, StoreError>(self.index.get(&blob.hash())?.map(|record| record.charge()));
+        let mut settled = clean;
+        for blob in self.all_opened() {
+            settled = settled && !blob.is_being_written() && charged(&blob)? == blob.state().charged;
+        }
+        self.index.write(|batch| batch.set_clean(settled)).map(drop)
+    }
+
+    /// Whether files may still be made. The caller holds `structure`.
+    pub fn unless_closed(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
     }
 }
 

@@ -27,6 +27,10 @@ impl Blob {
     /// proof. When it returns, the groups are held; they are durable after the next flush. Groups
     /// already held are left alone. [`StoreError::Full`] if there is no room for them.
     pub fn write(self: &Arc<Self>, first: u64, bytes: &[u8], proof: &Proof) -> Result<(), StoreError> {
+        self.try_to_write(first, bytes, proof).inspect_err(|_| self.shared.metrics.store_write_errors.inc())
+    }
+
+    fn try_to_write(self: &Arc<Self>, first: u64, bytes: &[u8], proof: &Proof) -> Result<(), StoreError> {
         let groups = self.whole_groups(first, bytes.len(), proof)?;
         if self.has(groups.clone()) {
             return Ok(());
@@ -58,9 +62,6 @@ impl Blob {
     ) -> Result<(), StoreError> {
         let groups = groups_from(first, bytes.len());
         let written = self.write_files(files, first, bytes, proof);
-        if let Err(StoreError::Io { .. }) = written {
-            self.shared.metrics.store_write_errors.inc();
-        }
         let has_written = matches!(written, Ok(true));
         if !has_written {
             self.shared.space.release(reserved);
@@ -137,6 +138,7 @@ impl Blob {
 
     /// Makes the files of a blob of which nothing is held. The caller holds `structure`.
     fn make_files(&self, state: &mut State) -> Result<Prepared, StoreError> {
+        self.shared.unless_closed()?;
         let is_new = state.charged.is_none();
         let lost = if is_new { 0 } else { LOST_BIT };
         let marks = marks(state.origin == Origin::Local, state.pinned) | lost;
@@ -237,6 +239,7 @@ impl Blob {
                 tracing::warn!(%error, "a complete blob could not be made read-only");
             }
             state.complete = true;
+            state.removed = None;
             state.nodes.clear();
             // Who alters the file from now on alters the stamp.
             let fresh = std::mem::take(&mut state.fresh);

@@ -98,9 +98,8 @@ impl Shared {
         self.sizes.lock().put(hash, size);
     }
 
-    /// Notes that the cache could not take something: once in the log, always in the metrics.
+    /// Notes that the cache could not take something: once in the log.
     pub(super) fn note_store_failure(&self, error: &StoreError) {
-        self.metrics.store_write_errors.inc();
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!("the cache does not take what was fetched; reads go on uncached: {error}");
         }

@@ -237,8 +237,8 @@ impl BlobReader for Reader {
         self.blob_at_once()?.whole_file()
     }
 
-    fn hold(&self) {
-        self.keep(self.shared.store.blob(&self.hash).ok().flatten());
+    fn hold(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move { drop(self.blob().await) })
     }
 
     fn prefetch(&self, range: BlobRange) {

@@ -1,6 +1,6 @@
 //! What the layers above see of the engine: blobs that can be sized and read.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -146,7 +146,9 @@ pub trait BlobReader: Send + Sync + 'static {
     }
 
     /// Keeps the cache from evicting what it has of the blob while the reader lives.
-    fn hold(&self) {}
+    fn hold(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
 
     /// Starts fetching what is missing of `range` and returns at once. A hint: it may do less.
     fn prefetch(&self, range: BlobRange);

@@ -125,6 +125,29 @@ fn an_index_that_cannot_be_written_is_written_when_it_can() {
 }
 
 #[test]
+fn a_removal_that_the_index_does_not_take_removes_nothing() {
+    with_store(|store, _, dir| {
+        let (open, closed) = (&samples()[0], &samples()[1]);
+        open.write(store, open.all());
+        closed.write(store, closed.all());
+        store.flush().unwrap();
+        let blob = store.blob(&open.hash).unwrap().unwrap();
+        let used = store.usage().blobs;
+        let remove = [open.hash, closed.hash];
+        fail(Call::Write, "index.redb", ENOSPC);
+        assert!(store.remove_all(&remove).is_err() && store.remove(&open.hash).is_err());
+        set_fault(None);
+        assert_eq!(store.usage().blobs, used);
+        assert_eq!(blob.read(BlobRange::new(0, u64::MAX)).unwrap(), open.content);
+        let again = store.blob(&closed.hash).unwrap().unwrap();
+        assert_eq!(again.read(BlobRange::new(0, u64::MAX)).unwrap(), closed.content);
+        assert!(store.remove_all(&remove).unwrap().iter().all(Option::is_some));
+        assert_eq!(store.usage().blobs, used - 2);
+        assert!(!dir.join("blobs").join(&open.hash.to_string()[..2]).join(open.hash.to_string()).exists());
+    });
+}
+
+#[test]
 fn an_index_that_cannot_be_read_is_an_error_and_not_damage() {
     with_store(|store, _, dir| {
         let sample = &samples()[1];

@@ -367,22 +367,23 @@ impl Batch<'_> {
         self.blobs.get(hash.as_bytes())?.map(|value| decode(value.value())).transpose()
     }
 
-    /// Sets the record of `hash`.
-    pub fn put(&mut self, hash: &ContentHash, record: &Record) -> Result<(), redb::Error> {
+    /// Sets the record of `hash`; tells what it was before.
+    pub fn put(&mut self, hash: &ContentHash, record: &Record) -> Result<Option<Record>, redb::Error> {
         let value = postcard::to_allocvec(record).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
         let before = self.blobs.insert(hash.as_bytes(), value.as_slice())?;
-        match before.map(|value| decode(value.value())).transpose()? {
+        let before = before.map(|value| decode(value.value())).transpose()?;
+        match &before {
             None => _ = self.have.insert(&hash.have_key().0, hash.as_bytes())?,
             Some(before) => {
                 self.lru.remove((before.last_use, hash.as_bytes()))?;
-                self.count(&before, false);
+                self.count(before, false);
             }
         }
         if record.is_evictable() {
             self.lru.insert((record.last_use, hash.as_bytes()), ())?;
         }
         self.count(record, true);
-        Ok(())
+        Ok(before)
     }
 
     /// Removes the record of `hash` and returns it.
@@ -399,7 +400,7 @@ impl Batch<'_> {
     /// Sets the last use of `hash`, if it has a record.
     pub fn touch(&mut self, hash: &ContentHash, last_use: u64) -> Result<(), redb::Error> {
         match self.get(hash)? {
-            Some(record) if record.last_use < last_use => self.put(hash, &Record { last_use, ..record }),
+            Some(record) if record.last_use < last_use => self.put(hash, &Record { last_use, ..record }).map(drop),
             _ => Ok(()),
         }
     }

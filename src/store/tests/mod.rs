@@ -11,6 +11,7 @@ mod losing;
 mod model;
 mod quota;
 mod rebuilding;
+mod removing;
 mod scrubbing;
 mod whole;
 
@@ -29,15 +30,15 @@ const GROUP: usize = GROUP_LEN as usize;
 
 /// A blob to write: its content and all of its outboard.
 #[derive(Debug, Clone)]
-struct Sample {
+pub(super) struct Sample {
     hash: ContentHash,
-    content: Vec<u8>,
+    pub(super) content: Vec<u8>,
     outboard: Vec<u8>,
 }
 
 impl Sample {
     /// `len` bytes that differ with `seed`.
-    fn new(len: usize, seed: u8) -> Self {
+    pub(super) fn new(len: usize, seed: u8) -> Self {
         let content: Vec<u8> = (0..len).map(|i| (i % 251) as u8 ^ (i / 65536) as u8 ^ seed).collect();
         let (hash, outboard) = build_outboard(&content);
         Self { hash, content, outboard }
@@ -48,7 +49,7 @@ impl Sample {
     }
 
     /// What all of it takes on the disk, in bytes: whole blocks.
-    fn charge(&self) -> u64 {
+    pub(super) fn charge(&self) -> u64 {
         self.size().next_multiple_of(4096) + (self.outboard.len() as u64).next_multiple_of(4096)
     }
 
@@ -75,11 +76,11 @@ impl Sample {
         Ok(blob)
     }
 
-    fn write_all(&self, store: &Store) -> Arc<Blob> {
+    pub(super) fn write_all(&self, store: &Store) -> Arc<Blob> {
         self.write(store, self.all()).unwrap()
     }
 
-    fn read_all(&self, store: &Store) -> Result<bool, StoreError> {
+    pub(super) fn read_all(&self, store: &Store) -> Result<bool, StoreError> {
         let blob = store.blob(&self.hash)?.ok_or(StoreError::NotHeld { hash: self.hash, groups: self.all() })?;
         Ok(blob.read(BlobRange::new(0, u64::MAX))? == self.content)
     }
@@ -95,7 +96,7 @@ fn add(store: &Store, dir: &Path, sample: &Sample) {
 const INDEX_ROOM: u64 = 512 << 10;
 
 /// A store of 64 MiB in `dir`.
-fn open(dir: &Path) -> Store {
+pub(super) fn open(dir: &Path) -> Store {
     try_open(dir, 64 << 20).unwrap()
 }
 
@@ -122,7 +123,7 @@ fn on_disk(dir: &Path) -> u64 {
 }
 
 /// What the blobs take on the disk, in bytes.
-fn of_blobs(store: &Store) -> u64 {
+pub(super) fn of_blobs(store: &Store) -> u64 {
     store.shared.space.of_blobs()
 }
 
