@@ -248,19 +248,22 @@ impl Shared {
         if size > MAX_BLOB_LEN {
             return Err(StoreError::TooBig(size));
         }
-        let blob = match self.opened(&hash) {
-            Some(blob) => blob,
+        let (blob, is_new) = match self.opened(&hash) {
+            Some(blob) => (blob, false),
             None => {
                 // Writing to it removes what lies there.
                 claim::on_demand(self, &hash, true)?;
                 let _structure = self.structure.read_recursive();
                 match self.open_known(&hash)? {
-                    Some(blob) => blob,
-                    None => self.insert(Blob::empty(hash, size, self.clone())),
+                    Some(blob) => (blob, false),
+                    None => (self.insert(Blob::empty(hash, size, self.clone())), true),
                 }
             }
         };
-        blob.touch();
+        // Of what is new the index knows nothing yet, and is told of its use with it.
+        if !is_new {
+            blob.touch();
+        }
         if blob.size() != size {
             return Err(StoreError::OtherSize { hash, held: blob.size(), claimed: size });
         }
