@@ -45,7 +45,8 @@
 //!   together. For a file served in place, the content is a link.
 //! * A pin: the mark on the content file *before* the index. No pin any more: the index *before* the mark. So what
 //!   the index claims to be pinned is marked; a mark too many says something only to a new index.
-//! * An outboard that is made anew: under a name in `tmp`, *before* its renaming; the index claims nothing new.
+//! * An outboard that is made anew: over the wrong one, of which what is right stays as it is; where there is none of its
+//!   length, under a name in `tmp`, *before* its renaming. The index claims nothing new.
 //! * A blob that goes: its entry in the index *before* its files. Files without an entry are harmless; after a
 //!   crash they are removed in the background, a directory at a time.
 //! * Files without an entry are never reused: the first write to a blob unlinks them. Only while the index
@@ -56,7 +57,7 @@
 //!   place *before* the first write.
 //! * The index is changed in transactions, each durable when it returns (redb's checksums tell a torn one).
 //!
-//! These are tried: `tests/crash_points` cuts a recorded life of a store at every call and drops or tears what
+//! These are tried: `tests/crash_points` cuts recorded lives of a store at every call and drops or tears what
 //! was not synced, `tests/killed_store.rs` kills a real process.
 //!
 //! # Locks

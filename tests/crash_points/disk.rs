@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
 use crate::recorder::{FileId, Op};
 
@@ -42,6 +42,8 @@ impl Chance {
 struct Content {
     bytes: Vec<u8>,
     mode: u32,
+    /// What it leads to, if it is a link.
+    link: Option<PathBuf>,
 }
 
 /// What was recorded.
@@ -77,6 +79,12 @@ pub fn rebuild(log: &Log, cut: usize, unsynced: Unsynced, dir: &Path) {
             Op::Create { file, path } if named => {
                 names.insert(path, *file);
             }
+            Op::Link { file, path, to } => {
+                files.entry(*file).or_default().link = Some(to.clone());
+                if named {
+                    names.insert(path, *file);
+                }
+            }
             Op::Rename { file, from, to } if named => {
                 names.remove(from.as_path());
                 names.insert(to, *file);
@@ -95,6 +103,13 @@ pub fn rebuild(log: &Log, cut: usize, unsynced: Unsynced, dir: &Path) {
                 }
             }
             Op::SetLen { file, len } if there() => files.entry(*file).or_default().bytes.resize(*len as usize, 0),
+            Op::Damage { file, at } => {
+                let content = &mut files.entry(*file).or_default().bytes;
+                if let Some(byte) = content.get_mut(*at as usize) {
+                    *byte = !*byte;
+                }
+            }
+            Op::Lose { path } => drop(names.remove(path.as_path())),
             Op::Mode { file, mode } if there() => files.entry(*file).or_default().mode = *mode,
             _ => {}
         }
@@ -103,6 +118,10 @@ pub fn rebuild(log: &Log, cut: usize, unsynced: Unsynced, dir: &Path) {
         let content = files.remove(&file).unwrap_or_default();
         let path = dir.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if let Some(to) = content.link {
+            symlink(to, &path).unwrap();
+            continue;
+        }
         fs::write(&path, content.bytes).unwrap();
         let mode = if content.mode == 0 { 0o600 } else { content.mode };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -118,9 +137,10 @@ fn durable_since(ops: &[Op]) -> Vec<usize> {
                 (Op::SyncAll, _) => true,
                 (Op::SyncFile { file: synced, .. }, Op::Write { file, .. } | Op::SetLen { file, .. }) => synced == file,
                 (Op::SyncFile { file: synced, all }, Op::Mode { file, .. }) => *all && synced == file,
-                (Op::SyncDir { path }, Op::Create { path: name, .. } | Op::Unlink { path: name }) => {
-                    lies_in(name, path)
-                }
+                (
+                    Op::SyncDir { path },
+                    Op::Create { path: name, .. } | Op::Link { path: name, .. } | Op::Unlink { path: name },
+                ) => lies_in(name, path),
                 (Op::SyncDir { path }, Op::Rename { to, .. }) => lies_in(to, path),
                 _ => false,
             };

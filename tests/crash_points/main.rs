@@ -3,6 +3,7 @@
 
 mod disk;
 mod faults;
+mod lives;
 mod recorder;
 
 use std::fs;
@@ -20,11 +21,11 @@ use recorder::{Op, mark, record};
 
 const GROUP: usize = GROUP_LEN as usize;
 
-/// At most so many points are tried, and the others skipped. There are some 400.
-/// `BYHASH_CRASH_POINTS` says another number.
-const POINTS: usize = 1000;
+/// At most so many points of a life are tried, and the others skipped. There are some 900 in the longest, and 400 in the
+/// others. `BYHASH_CRASH_POINTS` says another number.
+const POINTS: usize = 450;
 
-/// There is one recorder.
+/// There is one recorder; what a crash leaves is looked at without it.
 static ALONE: Mutex<()> = Mutex::new(());
 
 struct Sample {
@@ -162,71 +163,143 @@ fn samples() -> Vec<Sample> {
     lens.iter().zip(0..).map(|(len, seed)| Sample::new(seed, *len)).collect()
 }
 
-/// Opens the store in `dir` and checks that all it claims is right and that it claims what was promised.
-fn check(dir: &Path, samples: &[Sample], promised: &Promises, pinned: Option<bool>, context: &str) {
+/// What a store has to hold after a crash.
+#[derive(Default)]
+struct Expected<'a> {
+    promised: &'a [(usize, Vec<Range<u64>>)],
+    /// A sample that is pinned, or is not, if it is there.
+    pinned: Option<(usize, bool)>,
+    /// Samples that the disk may have damaged where nothing is promised.
+    damaged: &'a [usize],
+}
+
+impl Expected<'_> {
+    fn of(&self, number: usize) -> impl Iterator<Item = &Range<u64>> {
+        self.promised.iter().filter(move |(promised, _)| *promised == number).flat_map(|(_, groups)| groups)
+    }
+
+    fn may_be_damaged(&self, number: usize, group: u64) -> bool {
+        self.damaged.contains(&number) && !self.of(number).any(|groups| groups.contains(&group))
+    }
+}
+
+/// Opens the store in `dir` and checks that all it claims is right, that it claims what is expected, and that it takes
+/// anew what is damaged.
+fn check(dir: &Path, samples: &[Sample], expected: &Expected, context: &str) {
     let store = open(dir);
-    if let (Some(pinned), Some(blob)) = (pinned, store.blob(&samples[PINNED_SAMPLE].hash).unwrap()) {
+    if let Some((number, pinned)) = expected.pinned
+        && let Some(blob) = store.blob(&samples[number].hash).unwrap()
+    {
         assert_eq!(blob.info().pinned, pinned, "{context}");
     }
     for (number, sample) in samples.iter().enumerate() {
         let blob = store.blob(&sample.hash).unwrap_or_else(|error| panic!("{context}: {error}"));
         if let Some(blob) = &blob {
-            for groups in blob.verified().iter() {
-                let read = blob.read(bytes_of(sample.size(), groups));
-                let read = read.unwrap_or_else(|error| panic!("{context}: sample {number} is claimed, but {error}"));
-                assert_eq!(read, sample.bytes(groups), "{context}: sample {number}");
+            for group in blob.verified().iter().cloned().flatten() {
+                let groups = group..group + 1;
+                match blob.read(bytes_of(sample.size(), &groups)) {
+                    Ok(read) => assert_eq!(read, sample.bytes(&groups), "{context}: sample {number}"),
+                    Err(error) => assert!(
+                        expected.may_be_damaged(number, group),
+                        "{context}: group {group} of sample {number} is claimed, but {error}"
+                    ),
+                }
             }
         }
-        for groups in promised.iter().filter(|(promised, _)| *promised == number).flat_map(|(_, groups)| groups) {
+        for groups in expected.of(number) {
             let held = blob.as_ref().is_some_and(|blob| blob.has(groups.clone()));
             assert!(held, "{context}: {groups:?} of sample {number} were promised");
+        }
+        if expected.damaged.contains(&number) {
+            let blob = store.create_partial(sample.hash, sample.size()).unwrap();
+            blob.missing(sample.all()).into_iter().for_each(|groups| sample.write(&store, groups));
+            assert_eq!(blob.read(BlobRange::new(0, u64::MAX)).unwrap(), sample.content, "{context}: sample {number}");
+        }
+    }
+}
+
+/// A life that was recorded, and what was promised in it.
+struct Life {
+    log: Log,
+    promises: Vec<Promises>,
+}
+
+/// What a crash has left.
+struct Crash<'a> {
+    dir: &'a Path,
+    /// The last mark before it.
+    mark: Option<usize>,
+    promised: &'a [(usize, Vec<Range<u64>>)],
+    /// It has taken the index too.
+    without_index: bool,
+    context: String,
+}
+
+impl Life {
+    fn record(live: impl FnOnce(&Path, &mut Vec<Promises>)) -> Self {
+        let _alone = ALONE.lock();
+        let (dir, mut promises) = (scratch_dir(), Vec::new());
+        let log = Log::new(record(dir.path(), || live(dir.path(), &mut promises)));
+        Self { log, promises }
+    }
+
+    /// Hands over what a crash at any point leaves.
+    fn crash_everywhere(&self, check: impl Fn(&Crash)) {
+        let (log, count) = (&self.log, self.log.ops.len());
+        let points = std::env::var("BYHASH_CRASH_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(POINTS);
+        let seed = std::process::id().into();
+        println!("{count} operations, seed {seed}");
+        let mut chance = Chance(seed);
+        let (step, first) = (count.div_ceil(points), chance.next() as usize);
+        let last_mark = |cut: usize| {
+            log.ops[..cut].iter().rev().find_map(|op| if let Op::Mark(number) = op { Some(*number) } else { None })
+        };
+        for cut in (first % step..=count).step_by(step) {
+            let mark = last_mark(cut);
+            let promised = mark.map_or(&[][..], |number| &self.promises[number]);
+            // Where all is lost that was not synced, a write more changes nothing.
+            let lost = (cut == 0 || !matches!(log.ops[cut - 1], Op::Write { .. })).then_some(Unsynced::Lost);
+            for unsynced in lost.into_iter().chain([Unsynced::Kept, Unsynced::Torn(chance.next())]) {
+                let left = scratch_dir();
+                rebuild(log, cut, unsynced, left.path());
+                let context = format!("cut at {cut}, {unsynced:?}");
+                check(&Crash { dir: left.path(), mark, promised, without_index: false, context });
+            }
+            if cut % 4 == 0 {
+                let left = scratch_dir();
+                rebuild(log, cut, Unsynced::Lost, left.path());
+                let _ = fs::remove_file(left.path().join("index.redb"));
+                let context = format!("cut at {cut}, no index");
+                check(&Crash { dir: left.path(), mark, promised, without_index: true, context });
+            }
+        }
+    }
+}
+
+impl Crash<'_> {
+    /// What was added is known as that, with an index or without.
+    fn check_origin(&self, samples: &[Sample], number: usize, origin: Origin) {
+        if self.promised.iter().any(|(promised, _)| *promised == number) {
+            let store = open(self.dir);
+            let blob = store.blob(&samples[number].hash).unwrap().expect("it was held a moment ago");
+            assert_eq!(blob.info().origin, origin, "{}", self.context);
         }
     }
 }
 
 #[test]
 fn after_a_crash_at_any_point_what_is_claimed_is_right_and_what_was_promised_is_there() {
-    let _alone = ALONE.lock();
-    let (dir, samples) = (scratch_dir(), samples());
-    let mut promises = Vec::new();
-    let log = Log::new(record(dir.path(), || live(dir.path(), &samples, &mut promises)));
-    let count = log.ops.len();
+    let samples = samples();
+    let life = Life::record(|dir, promises| live(dir, &samples, promises));
+    let count = life.log.ops.len();
     assert!(count > 300, "{count} operations are recorded: are the calls still those of the standard library?");
-    let points = std::env::var("BYHASH_CRASH_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(POINTS);
-    let seed = std::process::id().into();
-    println!("{count} operations, seed {seed}");
-    let mut chance = Chance(seed);
-    let (step, first) = (count.div_ceil(points), chance.next() as usize);
-    let last_mark = |cut: usize| {
-        log.ops[..cut].iter().rev().find_map(|op| if let Op::Mark(number) = op { Some(*number) } else { None })
-    };
-    for cut in (first % step..=count).step_by(step) {
-        let promised = last_mark(cut).map_or_else(Vec::new, |number| promises[number].clone());
-        let pinned = last_mark(cut).and_then(promised_pin);
-        for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn(chance.next())] {
-            let left = scratch_dir();
-            rebuild(&log, cut, unsynced, left.path());
-            let context = format!("cut at {cut}, {unsynced:?}");
-            check(left.path(), &samples, &promised, pinned, &context);
+    life.crash_everywhere(|crash| {
+        let pinned = crash.mark.and_then(promised_pin).map(|pinned| (PINNED_SAMPLE, pinned));
+        check(crash.dir, &samples, &Expected { promised: crash.promised, pinned, damaged: &[] }, &crash.context);
+        // Where the crash has taken the index too, what was fetched is there as well, if its last group is.
+        if crash.without_index {
+            let added = crash.promised.iter().map(|(number, _)| *number).find(|number| *number == 2 || *number >= 7);
+            added.into_iter().for_each(|number| crash.check_origin(&samples, number, Origin::Local));
         }
-        if cut % 4 == 0 {
-            without_index(&log, cut, &samples, &promised, pinned);
-        }
-    }
-}
-
-/// The crash has taken the index too: what was added is still there, and known as added; what was fetched as well,
-/// if its last group is, and known as pinned.
-fn without_index(log: &Log, cut: usize, samples: &[Sample], promised: &Promises, pinned: Option<bool>) {
-    let left = scratch_dir();
-    rebuild(log, cut, Unsynced::Lost, left.path());
-    let _ = fs::remove_file(left.path().join("index.redb"));
-    check(left.path(), samples, promised, pinned, &format!("cut at {cut}, no index"));
-    let added: Promises = promised.iter().filter(|(number, _)| *number == 2 || *number >= 7).cloned().collect();
-    if let Some((number, _)) = added.first() {
-        let store = open(left.path());
-        let blob = store.blob(&samples[*number].hash).unwrap().expect("it was held a moment ago");
-        assert_eq!(blob.info().origin, Origin::Local, "cut at {cut}");
-        assert_eq!(blob.read(BlobRange::new(0, u64::MAX)).unwrap(), samples[*number].content);
-    }
+    });
 }

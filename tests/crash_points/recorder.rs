@@ -3,10 +3,12 @@
 //! This test program defines the functions of the C library through which the standard library changes
 //! files, and so is called in their place, by the store and by redb alike. Neither knows.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -21,6 +23,12 @@ pub enum Op {
     Create {
         file: FileId,
         path: PathBuf,
+    },
+    /// A symbolic link; what it leads to is there with its name.
+    Link {
+        file: FileId,
+        path: PathBuf,
+        to: PathBuf,
     },
     Write {
         file: FileId,
@@ -52,6 +60,15 @@ pub enum Op {
         path: PathBuf,
     },
     SyncAll,
+    /// Nobody's doing, and durable: the disk has altered a byte.
+    Damage {
+        file: FileId,
+        at: u64,
+    },
+    /// The same: a file is gone.
+    Lose {
+        path: PathBuf,
+    },
     /// Not an operation: the test has come so far.
     Mark(usize),
 }
@@ -99,6 +116,38 @@ pub fn mark(number: usize) {
     }
 }
 
+/// Has the disk alter the byte `at` of the file at `path`. Nobody else may be at work.
+pub fn damage(path: &Path, at: u64) {
+    by_itself(|recorder| {
+        let mode = std::fs::metadata(path).unwrap().permissions();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[!byte[0]], at).unwrap();
+        std::fs::set_permissions(path, mode).unwrap();
+        let file = recorder.file(file.as_raw_fd()).unwrap();
+        recorder.ops.push(Op::Damage { file, at });
+    });
+}
+
+/// Has the disk lose the file at `path`. Nobody else may be at work.
+pub fn lose(path: &Path) {
+    by_itself(|recorder| {
+        let lost = recorder.relative(path).unwrap();
+        recorder.forget(&lost);
+        std::fs::remove_file(path).unwrap();
+        recorder.ops.push(Op::Lose { path: lost });
+    });
+}
+
+/// Runs `work`, of which nothing is recorded but what it notes itself.
+fn by_itself(work: impl FnOnce(&mut Recorder)) {
+    let mut recorder = RECORDER.lock().unwrap().take().expect("recording");
+    work(&mut recorder);
+    *RECORDER.lock().unwrap() = Some(recorder);
+}
+
 /// From now on `fault` happens below the directory recorded; or none any more.
 pub fn set_fault(fault: Option<Fault>) {
     RECORDER.lock().unwrap().as_mut().expect("recording").fault = fault;
@@ -123,11 +172,23 @@ impl Recorder {
         if let Some(file) = self.files.get(&key) {
             return Some(*file);
         }
+        let file = self.add(key);
+        self.ops.push(Op::Create { file, path });
+        Some(file)
+    }
+
+    fn add(&mut self, key: (u64, u64)) -> FileId {
         let file = self.count;
         self.count += 1;
         self.files.insert(key, file);
-        self.ops.push(Op::Create { file, path });
-        Some(file)
+        file
+    }
+
+    /// Notes a link that has just been made.
+    fn note_link(&mut self, path: PathBuf, to: PathBuf) {
+        let Ok(metadata) = std::fs::symlink_metadata(self.dir.join(&path)) else { return };
+        let file = self.add((metadata.dev(), metadata.ino()));
+        self.ops.push(Op::Link { file, path, to });
     }
 
     /// The file at `path` loses its name.
@@ -269,7 +330,8 @@ unsafe extern "C" fn syncfs(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn unlink(name: *const c_char) -> c_int {
     let note = |recorder: &mut Recorder| {
-        if let Some(path) = recorder.relative(&path(name)).filter(|path| recorder.dir.join(path).exists()) {
+        let is_there = |path: &PathBuf| std::fs::symlink_metadata(recorder.dir.join(path)).is_ok();
+        if let Some(path) = recorder.relative(&path(name)).filter(is_there) {
             recorder.forget(&path);
             recorder.ops.push(Op::Unlink { path });
         }
@@ -283,7 +345,7 @@ unsafe extern "C" fn rename(old: *const c_char, new: *const c_char) -> c_int {
     let note = |recorder: &mut Recorder| {
         let (Some(from), Some(to)) = (recorder.relative(&path(old)), recorder.relative(&path(new))) else { return };
         recorder.forget(&to);
-        let Ok(metadata) = std::fs::metadata(recorder.dir.join(&from)) else { return };
+        let Ok(metadata) = std::fs::symlink_metadata(recorder.dir.join(&from)) else { return };
         if let Some(file) = recorder.files.get(&(metadata.dev(), metadata.ino())).copied() {
             recorder.ops.push(Op::Rename { file, from, to });
         }
@@ -291,4 +353,19 @@ unsafe extern "C" fn rename(old: *const c_char, new: *const c_char) -> c_int {
     let here = libc::AT_FDCWD;
     // SAFETY: see above.
     recorded(None, -1, note, || unsafe { libc::syscall(libc::SYS_renameat2, here, old, here, new, 0) } as c_int)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn symlink(to: *const c_char, name: *const c_char) -> c_int {
+    // SAFETY: see above.
+    let call = || unsafe { libc::syscall(libc::SYS_symlinkat, to, libc::AT_FDCWD, name) } as c_int;
+    // Only once it is made it can be told by its inode.
+    let made = Cell::new(None);
+    let note = |recorder: &mut Recorder| {
+        made.set(Some(call()));
+        if let Some(name) = recorder.relative(&path(name)).filter(|_| made.get() == Some(0)) {
+            recorder.note_link(name, path(to));
+        }
+    };
+    recorded(None, -1, note, || made.get().unwrap_or_else(call))
 }
