@@ -171,3 +171,81 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Said(error.to_string())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::holders::Holders;
+    use crate::ids::PeerId;
+    use crate::metrics::Metrics;
+    use crate::store::Config;
+    use crate::store::import::{Batch, Source};
+    use crate::transfer::BufferBudget;
+    use crate::transport::memory::MemoryNetwork;
+
+    /// A store in `dir` with `count` blobs of `len` bytes.
+    fn store_of(dir: &Path, count: u8, len: usize) -> Store {
+        let config = Config { dir: dir.join("cache"), capacity: 1 << 30, keep_free: 0 };
+        let store = Store::open(config, Arc::default()).unwrap();
+        let mut batch = Batch::create(&dir.join("cache")).unwrap();
+        for seed in 0..count {
+            let content = vec![seed; len];
+            batch.stage(Source::Stream(&mut &content[..]), &mut |_, _| Ok(()), &|_| {}).unwrap();
+        }
+        batch.sync().unwrap();
+        assert!(store.adopt_all(batch.blobs()).iter().all(Result::is_ok));
+        store
+    }
+
+    /// A scrubber of `store` that keeps its position in `dir`.
+    fn scrubber_of(store: &Store, dir: &Path, rate: u64) -> Arc<Scrubber> {
+        let metrics = Arc::new(Metrics::default());
+        let dialer = Arc::new(MemoryNetwork::new().dialer(PeerId::from_bytes([1; 32])));
+        let holders = Holders::new(Vec::new(), dialer, metrics.clone());
+        let engine = Engine::new(store.clone(), holders, BufferBudget::new(metrics.clone()), metrics);
+        Scrubber::new(engine, store.clone(), rate, dir.join("position"))
+    }
+
+    /// The clock stands while the disk is read, so that only waiting takes time.
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_checked_in_a_second_than_the_rate_says() {
+        const MB: u64 = 1_000_000;
+        let dir = tempfile::tempdir().unwrap();
+        // A blob is a step.
+        let store = store_of(dir.path(), 10, MB as usize);
+        let scrubber = scrubber_of(&store, dir.path(), MB);
+        let running = tokio::spawn(scrubber.clone().run());
+        let began = Instant::now();
+        for second in 0..10 {
+            sleep_until(began + Duration::from_secs(second) + Duration::from_millis(500)).await;
+            let status = scrubber.status();
+            assert_eq!((status.checked_bytes, status.passes), ((second + 1) * MB, 0), "{second}");
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((scrubber.status().passes, scrubber.status().resting), (1, true));
+        running.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_goes_on_from_the_last_page() {
+        const REST: u64 = 36;
+        let dir = tempfile::tempdir().unwrap();
+        // At this rate each takes a second, however small it is.
+        let store = store_of(dir.path(), PAGE_LEN as u8 + REST as u8, 100);
+        let scrubber = scrubber_of(&store, dir.path(), MIN_COST);
+        let running = tokio::spawn(scrubber.clone().run());
+        // Some way into the second page.
+        sleep(Duration::from_millis(PAGE_LEN as u64 * 1000 + 5500)).await;
+        assert_eq!(scrubber.status().checked_blobs, PAGE_LEN as u64 + 5);
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+        let scrubber = scrubber_of(&store, dir.path(), MIN_COST);
+        let running = tokio::spawn(scrubber.clone().run());
+        sleep(Duration::from_millis(REST * 1000 + 500)).await;
+        let status = scrubber.status();
+        assert_eq!((status.checked_blobs, status.passes, status.resting), (REST, 1, true));
+        running.abort();
+    }
+}
