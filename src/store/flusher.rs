@@ -116,15 +116,48 @@ fn wait(shared: &Shared, idle: Duration, failed: bool) -> bool {
         if pending.blobs.len() >= shared.max_unflushed / 2 && !failed {
             break;
         }
-        let until = if failed {
-            first + RETRY_INTERVAL
-        } else {
-            (shared.last_write() + FLUSH_INTERVAL).clamp(first, first + MAX_FLUSH_DELAY)
-        };
+        let until = due(first, shared.last_write(), failed);
         if until <= Instant::now() {
             break;
         }
         shared.wake.wait_until(&mut pending, until);
     }
     pending.closing
+}
+
+/// When a flush is due of what was written from `first` on, and at `last` for the last time; after one that `failed`,
+/// not soon.
+fn due(first: Instant, last: Instant, failed: bool) -> Instant {
+    if failed { first + RETRY_INTERVAL } else { (last + FLUSH_INTERVAL).clamp(first, first + MAX_FLUSH_DELAY) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long after its first write a flush comes if there is one every `pause`, `writes` in all.
+    fn flushed_after(pause: Duration, writes: u32, failed: bool) -> Duration {
+        let first = Instant::now();
+        let (mut now, mut last) = (first, first);
+        for _ in 1..writes {
+            if due(first, last, failed) <= now {
+                return now - first;
+            }
+            now += pause;
+            last = now;
+        }
+        due(first, last, failed) - first
+    }
+
+    #[test]
+    fn what_is_written_without_a_pause_is_flushed_after_five_seconds_all_the_same() {
+        let often = Duration::from_millis(10);
+        assert_eq!(flushed_after(often, 10_000, false), Duration::from_secs(5));
+        assert_eq!(flushed_after(often, 1, false), FLUSH_INTERVAL);
+        assert_eq!(flushed_after(often, 10, false), often * 9 + FLUSH_INTERVAL, "once it pauses");
+        assert_eq!(flushed_after(often, 10_000, true), RETRY_INTERVAL);
+        // The last write may have come before the flusher saw that there is one.
+        let now = Instant::now();
+        assert_eq!(due(now + FLUSH_INTERVAL * 2, now, false), now + FLUSH_INTERVAL * 2);
+    }
 }
