@@ -36,14 +36,18 @@ pub(super) async fn give_signs_of_life(mount: Option<PathBuf>) {
     let Some(expected) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         return std::future::pending().await;
     };
+    let answers = move || mount.as_deref().is_none_or(answers);
+    give_signs(expected, answers, || tell(&[NotifyState::Watchdog])).await;
+}
+
+/// Gives a `sign` whenever one is due and the node `answers`, for ever.
+async fn give_signs(expected: Duration, answers: impl Fn() -> bool + Clone + Send + 'static, sign: impl Fn()) {
     let mut times = tokio::time::interval((expected / SIGNS_OF_LIFE).max(Duration::from_millis(1)));
     loop {
         times.tick().await;
-        let asked = mount.clone();
         // On a thread of its own, which is left behind if it hangs: then no sign is given any more.
-        let answers = on_own_thread("byhash-watchdog", move || asked.as_deref().is_none_or(answers)).await;
-        if answers.unwrap_or(false) {
-            tell(&[NotifyState::Watchdog]);
+        if on_own_thread("byhash-watchdog", answers.clone()).await.unwrap_or(false) {
+            sign();
         }
     }
 }
@@ -54,4 +58,51 @@ fn answers(mount: &Path) -> bool {
     let mut figures = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the path ends in zero, and there is room for the answer, which is not looked at.
     unsafe { libc::statfs(path.as_ptr(), figures.as_mut_ptr()) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, mpsc};
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Event {
+        Asked,
+        Sign,
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_sign_is_given_while_the_mount_answers_with_an_error_and_none_once_it_hangs() {
+        let (happens, mut events) = unbounded_channel();
+        let (answer, to_give) = mpsc::channel();
+        let to_give = Arc::new(Mutex::new(to_give));
+        let asked = happens.clone();
+        // It hangs as long as the test gives no answer.
+        let answers = move || asked.send(Event::Asked).is_ok() && to_give.lock().unwrap().recv().unwrap_or(false);
+        let signs = give_signs(Duration::from_secs(30), answers, move || happens.send(Event::Sign).unwrap());
+        let run = async {
+            for is_well in [true, true, false, false, true] {
+                assert_eq!(events.recv().await, Some(Event::Asked));
+                answer.send(is_well).unwrap();
+                if is_well {
+                    assert_eq!(events.recv().await, Some(Event::Sign));
+                }
+            }
+            assert_eq!(events.recv().await, Some(Event::Asked));
+            let more = timeout(Duration::from_secs(24 * 3600), events.recv()).await;
+            assert!(more.is_err(), "{more:?} although it hangs");
+        };
+        tokio::select! { () = signs => {}, () = run => {} }
+    }
+
+    #[test]
+    fn a_mount_answers_that_can_be_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(answers(dir.path()));
+        assert!(!answers(&dir.path().join("none")));
+    }
 }
