@@ -264,6 +264,15 @@ mod tests {
     }
 
     #[test]
+    fn some_of_the_disk_is_left_free_whatever_the_size_of_the_cache() {
+        for size in [None, Some("64MiB"), Some("1TiB")] {
+            let config = node(RawConfig { cache_size: size.map(str::to_owned), ..RawConfig::default() }).unwrap();
+            let store = config.store();
+            assert_eq!((store.capacity, store.keep_free), (config.cache_size, 256 << 20), "{size:?}");
+        }
+    }
+
+    #[test]
     fn all_that_is_given_arrives() {
         let id = PeerId::from_bytes([7; 32]);
         let config = node(RawConfig {
