@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::*;
+use crate::store::shared::Shared;
 use crate::store::sweep::sweep_shard;
 
 /// What a crash now would leave: a copy of all files but the lock.
@@ -139,4 +140,28 @@ fn what_a_crash_leaves_in_the_holes_of_a_partial_blob_is_given_back() {
     assert_eq!(read_groups(&blob, 3..5).unwrap(), sample.bytes(&(3..5)));
     sample.write_all(&store);
     assert!(sample.read_all(&store).unwrap());
+}
+
+#[test]
+fn whoever_writes_to_one_blob_more_than_may_wait_flushes_first() {
+    const MAX: u8 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let config = Config { dir: dir.path().to_owned(), capacity: 64 << 20, keep_free: 0 };
+    // Without the threads, so that nobody else flushes.
+    let mut shared = Shared::open(config, Arc::default()).unwrap();
+    Arc::get_mut(&mut shared).expect("it was just opened").max_unflushed = MAX.into();
+    let samples: Vec<_> = (0..=MAX).map(|seed| Sample::new(2 * GROUP, seed)).collect();
+    for (number, sample) in samples.iter().enumerate() {
+        assert_eq!(shared.pending.lock().blobs.len(), number);
+        let blob = shared.create_partial(sample.hash, sample.size()).unwrap();
+        blob.write(0, &sample.content, &sample.proof(sample.all())).unwrap();
+    }
+    assert_eq!(shared.pending.lock().blobs.len(), 1);
+    let claimed = |left: tempfile::TempDir| -> Vec<_> {
+        samples.iter().map(|sample| claims(left.path(), sample) == [sample.all()]).collect()
+    };
+    assert_eq!(claimed(crash(dir.path())), [true, true, true, true, false]);
+    shared.flush().unwrap();
+    assert_eq!(claimed(crash(dir.path())), [true; MAX as usize + 1]);
 }
