@@ -8,6 +8,7 @@ use byhash::fs::*;
 use byhash::ids::{BlobRange, ContentHash, PeerId};
 use byhash::metrics::Metrics;
 use byhash::transfer::{BlobState, FetchError};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 const OWNER: Owner = Owner { uid: 7, gid: 8 };
@@ -453,4 +454,18 @@ fn df_shows_the_cache() {
     let figures = fs.statfs();
     assert_eq!((figures.blocks, figures.free, figures.available), (1 << 18, (1 << 18) - 2, 1 << 16));
     assert_eq!((figures.name_max, figures.block_size), (64, 4096));
+}
+
+#[tokio::test]
+async fn an_open_has_a_blob_of_up_to_256_mib_checked_and_no_larger_one() {
+    const MAX: usize = 256 << 20;
+    let (source, fs) = filesystem();
+    fs.set_passthrough(true);
+    // Nobody reads them, so they take no memory.
+    let zeroes = Bytes::from(vec![0; MAX + 1]);
+    for (len, calls) in [(MAX, &[Call::CheckSoon][..]), (MAX + 1, &[])] {
+        let hash = source.add_with(len.to_string(), |blob| blob.content = zeroes.slice(..len));
+        open(&fs, hash).await;
+        assert_eq!(source.take_calls(), calls, "{len}");
+    }
 }
