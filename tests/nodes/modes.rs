@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
 use super::content::{MIB, content, hash_of, hash_of_file};
@@ -154,6 +155,37 @@ fn a_user_mounts_with_fusermount3_all_but_passthrough_and_the_window() {
     let refused = said.lines().any(|line| line.contains("--allow-other") && line.contains("/etc/fuse.conf"));
     assert!(refused || !said.contains("others: "), "{said}");
     assert!(!said.contains("open to others"), "it is the user's own, even before root: {said}");
+}
+
+#[test]
+fn what_root_mounts_is_open_to_others_and_its_state_is_not() {
+    let test = "what_root_mounts_is_open_to_others_and_its_state_is_not";
+    if !fuse_is_here(test) {
+        return;
+    }
+    let as_nobody = |program: &str, path: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=nobody", "--regid=65534", "--clear-groups", program]).arg(path);
+        command.output()
+    };
+    if !as_nobody("ls", Path::new("/")).is_ok_and(|listed| listed.status.success()) {
+        return skip(test, "only root can be another user");
+    }
+    let sandbox = Sandbox::new();
+    let (fetched, held) = (content(98, 9 * MIB + 1), content(99, 60_000));
+    let holder = sandbox.holder("a", &[&fetched]);
+    let seat = sandbox.seat("b");
+    seat.add(&held);
+    let node = seat.mount(asking(&[&holder]));
+    for dir in ["", "b"] {
+        std::fs::set_permissions(sandbox.path(dir), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for bytes in [&fetched, &held] {
+        let read = as_nobody("cat", &node.file(&hash_of(bytes))).unwrap();
+        assert!(read.status.success() && read.stdout == *bytes, "{}", String::from_utf8_lossy(&read.stderr));
+    }
+    let refused = as_nobody("ls", &node.content_file(&hash_of(&held))).unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"));
 }
 
 #[test]
