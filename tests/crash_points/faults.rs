@@ -24,7 +24,7 @@ fn with_store(work: impl FnOnce(&Store, &Metrics, &Path)) {
         work(&store, &metrics, dir.path());
         set_fault(None);
     });
-    check(dir.path(), &samples(), &Expected::default(), "after the fault");
+    check(open(dir.path()), &samples(), &Expected::default(), "after the fault");
 }
 
 fn try_write(sample: &Sample, store: &Store, groups: Range<u64>) -> Result<(), StoreError> {

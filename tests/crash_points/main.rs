@@ -88,8 +88,13 @@ fn scratch_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
+/// A store so small that [`live`] fills it.
 fn open(dir: &Path) -> Store {
-    let config = Config { dir: dir.to_owned(), capacity: 1 << 20, keep_free: 0 };
+    open_with(dir, 1 << 20)
+}
+
+fn open_with(dir: &Path, capacity: u64) -> Store {
+    let config = Config { dir: dir.to_owned(), capacity, keep_free: 0 };
     Store::open(config, Arc::new(Metrics::default())).unwrap()
 }
 
@@ -183,10 +188,8 @@ impl Expected<'_> {
     }
 }
 
-/// Opens the store in `dir` and checks that all it claims is right, that it claims what is expected, and that it takes
-/// anew what is damaged.
-fn check(dir: &Path, samples: &[Sample], expected: &Expected, context: &str) {
-    let store = open(dir);
+/// Checks that all that `store` claims is right, that it claims what is expected, and that it takes anew what is damaged.
+fn check(store: Store, samples: &[Sample], expected: &Expected, context: &str) {
     if let Some((number, pinned)) = expected.pinned
         && let Some(blob) = store.blob(&samples[number].hash).unwrap()
     {
@@ -277,11 +280,11 @@ impl Life {
 }
 
 impl Crash<'_> {
-    /// What was added is known as that, with an index or without.
-    fn check_origin(&self, samples: &[Sample], number: usize, origin: Origin) {
+    /// Checks that `store`, opened once more, knows where a sample that was promised came from.
+    fn check_origin(&self, store: &Store, samples: &[Sample], number: usize, origin: Origin) {
         if self.promised.iter().any(|(promised, _)| *promised == number) {
-            let store = open(self.dir);
-            let blob = store.blob(&samples[number].hash).unwrap().expect("it was held a moment ago");
+            let blob = store.blob(&samples[number].hash).unwrap();
+            let blob = blob.unwrap_or_else(|| panic!("{}: sample {number} was held a moment ago", self.context));
             assert_eq!(blob.info().origin, origin, "{}", self.context);
         }
     }
@@ -295,11 +298,11 @@ fn after_a_crash_at_any_point_what_is_claimed_is_right_and_what_was_promised_is_
     assert!(count > 300, "{count} operations are recorded: are the calls still those of the standard library?");
     life.crash_everywhere(|crash| {
         let pinned = crash.mark.and_then(promised_pin).map(|pinned| (PINNED_SAMPLE, pinned));
-        check(crash.dir, &samples, &Expected { promised: crash.promised, pinned, damaged: &[] }, &crash.context);
+        check(open(crash.dir), &samples, &Expected { promised: crash.promised, pinned, damaged: &[] }, &crash.context);
         // Where the crash has taken the index too, what was fetched is there as well, if its last group is.
         if crash.without_index {
             let added = crash.promised.iter().map(|(number, _)| *number).find(|number| *number == 2 || *number >= 7);
-            added.into_iter().for_each(|number| crash.check_origin(&samples, number, Origin::Local));
+            added.into_iter().for_each(|number| crash.check_origin(&open(crash.dir), &samples, number, Origin::Local));
         }
     });
 }
