@@ -88,9 +88,9 @@ fn scratch_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// A store so small that [`live`] fills it.
+/// A store so small that [`live`] fills it, but only in the end, however much of it the index takes.
 fn open(dir: &Path) -> Store {
-    open_with(dir, 1 << 20)
+    open_with(dir, 2 << 20)
 }
 
 fn open_with(dir: &Path, capacity: u64) -> Store {
@@ -161,7 +161,7 @@ fn live(dir: &Path, samples: &[Sample], promises: &mut Vec<Promises>) {
 
 fn samples() -> Vec<Sample> {
     // One group, several, added, partial; and the rest to fill the store.
-    let lens = [100, 3 * GROUP, 5 * GROUP + 1, 20 * GROUP, 9 * GROUP, 8 * GROUP, 7 * GROUP];
+    let lens = [100, 3 * GROUP, 5 * GROUP + 1, 20 * GROUP, 40 * GROUP, 35 * GROUP, 30 * GROUP];
     // And those that are added together; one of them has an outboard.
     let together = (0..18).map(|number| if number == 0 { GROUP + 9 } else { 50 + number });
     let lens: Vec<usize> = lens.into_iter().chain(together).collect();
