@@ -21,6 +21,10 @@ fn with_store(work: impl FnOnce(&Store, &Metrics, &Path)) {
         let metrics = Arc::new(Metrics::default());
         let config = Config { dir: dir.path().to_owned(), capacity: 1 << 20, keep_free: 0 };
         let store = Store::open(config, metrics.clone()).unwrap();
+        // What a new index has to be told is told before anything fails.
+        while !store.is_settled() {
+            std::thread::yield_now();
+        }
         work(&store, &metrics, dir.path());
         set_fault(None);
     });
