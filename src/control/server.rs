@@ -11,7 +11,7 @@ use bytes::Bytes;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::error::MAX_SOCKET_PATH_LEN;
@@ -26,6 +26,10 @@ use crate::transfer::{BlobReader, BoxFuture, FetchError, Priority, TransferStatu
 
 /// Conversations at one time; further clients wait. Far more than one user's commands need.
 const MAX_CONVERSATIONS: usize = 64;
+
+/// Orders carried out at one time; further ones wait. Each takes a thread of those that the node reads disks with, for as
+/// long as the file system of a user's file hangs.
+const MAX_ORDERS: usize = 8;
 
 /// The mode of the socket: it is its owner's.
 const SOCKET_MODE: u32 = 0o600;
@@ -146,6 +150,7 @@ impl Drop for ControlListener {
 /// for orders that have been begun, which are answered within a bounded time.
 pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, shutdown: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
+    let orders = Arc::new(Semaphore::new(MAX_ORDERS));
     let mut conversations = JoinSet::new();
     let (closing, closed) = watch::channel(());
     let accept = async {
@@ -154,9 +159,9 @@ pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, 
             let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             match listener.socket.accept().await {
                 Ok((stream, _)) => {
-                    let (handler, closed) = (handler.clone(), closed.clone());
+                    let (handler, orders, closed) = (handler.clone(), orders.clone(), closed.clone());
                     conversations.spawn(async move {
-                        if let Err(error) = converse(stream, &handler, closed).await {
+                        if let Err(error) = converse(stream, &handler, &orders, closed).await {
                             tracing::debug!("a conversation on the control socket ended: {error}");
                         }
                         drop(slot);
@@ -185,6 +190,7 @@ pub async fn serve(listener: ControlListener, handler: Arc<dyn ControlHandler>, 
 async fn converse(
     stream: UnixStream,
     handler: &Arc<dyn ControlHandler>,
+    orders: &Arc<Semaphore>,
     mut closed: watch::Receiver<()>,
 ) -> Result<(), ControlError> {
     let (read, mut write) = stream.into_split();
@@ -204,7 +210,7 @@ async fn converse(
         let request = serde_json::from_slice(&message);
         let is_order = matches!(request, Ok(Request::Store(_)));
         tokio::select! {
-            answered = answer(&mut write, handler, request) => answered?,
+            answered = answer(&mut write, handler, orders, request) => answered?,
             () = hung_up(&mut read) => return Ok(()),
             _ = closed.changed(), if !is_order => return Ok(()),
         }
@@ -222,6 +228,7 @@ async fn hung_up<R: AsyncRead + Unpin>(read: &mut BufReader<R>) {
 async fn answer(
     to: &mut (impl AsyncWrite + Unpin),
     handler: &Arc<dyn ControlHandler>,
+    orders: &Arc<Semaphore>,
     request: serde_json::Result<Request>,
 ) -> Result<(), ControlError> {
     let response = match request {
@@ -242,8 +249,9 @@ async fn answer(
             Err(failure) => Response::Error(failure),
         },
         Ok(Request::Store(order)) => {
+            let place = orders.clone().acquire_owned().await.expect("the semaphore is never closed");
             write_message(to, &Response::Begun).await?;
-            carry_out(handler.store(), order).await
+            carry_out(handler.store(), order, place).await
         }
         Ok(Request::Get { hash }) => match handler.open_blob(hash).await {
             Ok(reader) => return send_blob(to, reader).await,
@@ -268,7 +276,7 @@ fn within_limit(hashes: usize) -> Result<(), Failure> {
     if hashes <= MAX_HASHES { Ok(()) } else { Err(Failure { kind: FailureKind::BadRequest, error: error() }) }
 }
 
-async fn carry_out(store: &Store, order: Order) -> Response {
+async fn carry_out(store: &Store, order: Order, place: OwnedSemaphorePermit) -> Response {
     let failed = |error| Response::Error(Failure { kind: FailureKind::Other, error });
     let hashes = match &order {
         Order::Show { hashes }
@@ -282,7 +290,12 @@ async fn carry_out(store: &Store, order: Order) -> Response {
         return Response::Error(failure);
     }
     let store = store.clone();
-    match tokio::task::spawn_blocking(move || order.carry_out(&store)).await {
+    let work = move || {
+        // Taken until the thread is free, whoever still waits for it.
+        let _place = place;
+        order.carry_out(&store)
+    };
+    match tokio::task::spawn_blocking(work).await {
         Ok(Ok(report)) => Response::Store(report),
         Ok(Err(error)) => failed(error.to_string()),
         Err(_) => failed("it failed inside the node".to_owned()),

@@ -17,9 +17,6 @@ pub enum MendError {
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// It broke off inside the node.
-    #[error("it failed inside the node: {0}")]
-    Broken(#[from] tokio::task::JoinError),
 }
 
 impl Node {
@@ -39,16 +36,16 @@ pub(super) async fn mend(
     pinned: bool,
 ) -> Result<(), MendError> {
     engine.mend(hash, groups).await?;
-    let (store, groups) = (store.clone(), groups.to_vec());
-    tokio::task::spawn_blocking(move || {
-        if !store.holds(&hash, &groups)? {
+    let (kept, groups) = (store.clone(), groups.to_vec());
+    let keep = move || {
+        if !kept.holds(&hash, &groups)? {
             return Err(MendError::NotKept);
         }
         // Where nothing of it was left, its pin went too.
-        if pinned && store.show(&[hash])?.iter().any(|blob| !blob.pinned) {
-            store.set_pinned(&[hash], true)?;
+        if pinned && kept.show(&[hash])?.iter().any(|blob| !blob.pinned) {
+            kept.set_pinned(&[hash], true)?;
         }
         Ok(())
-    })
-    .await?
+    };
+    store.blocking(&[hash], keep).await?
 }

@@ -178,8 +178,8 @@ impl Node {
         }
         let (state, store) = (self.engine.state(&hash), self.store.clone());
         // The disk is asked, and so is the file system of a user's file, which may hang.
-        let shown = tokio::task::spawn_blocking(move || store.show(&[hash]).ok().and_then(|mut shown| shown.pop()));
-        let shown = shown.await.ok().flatten();
+        let show = move || store.show(&[hash]).ok().and_then(|mut shown| shown.pop());
+        let shown = self.store.blocking(&[hash], show).await.ok().flatten();
         let size = self.engine.known_size(&hash).or(shown.as_ref().map(|blob| blob.size));
         let held = shown.as_ref().map_or(0, |blob| blob.held);
         let state = match &shown {

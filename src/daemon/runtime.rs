@@ -1,8 +1,13 @@
 //! The threads that a node runs on.
 
+use crate::store::MAX_IN_PLACE_THREADS;
+
 /// Threads for blocking work: the disk, and the hashing of what is read from it. More would only
 /// queue at the disk, and each costs memory.
 const BLOCKING_THREADS: usize = 32;
+
+// Files of users that hang leave most of them to all else.
+const _: () = assert!(BLOCKING_THREADS >= 4 * MAX_IN_PLACE_THREADS);
 
 /// Tasks that a thread runs before it looks again for what came from the network or from other
 /// threads. Tokio's own 61 and 31 keep a small read waiting for as many slices of bulk, at each of its

@@ -67,10 +67,11 @@
 //! making of an outboard, is done under `mending` alone. The file system of a user's file may hang, so such a file is
 //! opened, looked for and closed under none but that.
 //!
-//! All of it blocks; asynchronous callers use `spawn_blocking`.
+//! All of it blocks; asynchronous callers have [`Store::blocking`].
 
 mod adopt;
 mod blob;
+mod blocking;
 mod claim;
 mod error;
 mod files;
@@ -102,6 +103,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use blob::{Blob, WholeFile};
+pub use blocking::MAX_IN_PLACE_THREADS;
 pub use error::StoreError;
 pub use in_place::{InPlace, InPlaceState};
 pub use keep::{Collected, PinOutcome};

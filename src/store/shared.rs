@@ -10,8 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use dashmap::{DashMap, Entry};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::Semaphore;
 
 use super::blob::{Blob, Checked};
+use super::blocking::MAX_IN_PLACE_THREADS;
 use super::files::Files;
 use super::index::{Batch, Index};
 use super::layout::Layout;
@@ -63,6 +65,8 @@ pub(super) struct Shared {
     pub evicting: Mutex<()>,
     /// Held while files on their way in are counted, and while they become blobs.
     pub staging: Mutex<()>,
+    /// A place for each thread that may have to do with files of users.
+    pub in_place_threads: Arc<Semaphore>,
     clock: AtomicU64,
     pub opened_at: Instant,
     /// When the files on their way in were counted last, in milliseconds from `opened_at`.
@@ -157,6 +161,7 @@ impl Shared {
             menders: AtomicUsize::new(0),
             evicting: Mutex::default(),
             staging: Mutex::default(),
+            in_place_threads: Arc::new(Semaphore::new(MAX_IN_PLACE_THREADS)),
             clock: AtomicU64::new(latest_use),
             opened_at: Instant::now(),
             staged_looked_at: AtomicU64::new(0),

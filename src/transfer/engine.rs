@@ -82,15 +82,8 @@ const MAX_CHECKS: usize = 8;
 
 impl Shared {
     /// What the store has of `hash`.
-    pub(super) async fn blob(self: &Arc<Self>, hash: ContentHash) -> Option<Arc<Blob>> {
-        match self.store.blob_at_once(&hash) {
-            Some(blob) => blob,
-            None => {
-                let shared = self.clone();
-                let opened = tokio::task::spawn_blocking(move || shared.store.blob(&hash).ok().flatten());
-                opened.await.ok().flatten()
-            }
-        }
+    pub(super) async fn blob(&self, hash: ContentHash) -> Option<Arc<Blob>> {
+        self.store.blob_soon(hash).await.ok().flatten()
     }
 
     /// Remembers a proven size.

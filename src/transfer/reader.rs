@@ -121,8 +121,8 @@ impl Reader {
                 }
             }
             for removed in blob.removed_parts(groups.clone()) {
-                let (blob, part) = (blob.clone(), removed.clone());
-                let read = tokio::task::spawn_blocking(move || blob.read_removed(&part)).await;
+                let part = removed.clone();
+                let read = blob.blocking(move |blob| blob.read_removed(&part)).await;
                 if let Ok(Some(bytes)) = read {
                     destination.take_from(bytes_of(self.size, &removed).start, &bytes);
                     left.remove(removed);
@@ -150,8 +150,7 @@ impl Reader {
             return Some(bytes);
         }
         loop {
-            let blob = blob.clone();
-            match tokio::task::spawn_blocking(move || blob.read(range)).await {
+            match blob.blocking(move |blob| blob.read(range)).await {
                 Ok(Ok(bytes)) => return Some(bytes),
                 Ok(Err(StoreError::Mending { .. })) => tokio::time::sleep(MENDING_REST).await,
                 Ok(Err(error)) => {

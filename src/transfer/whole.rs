@@ -1,8 +1,10 @@
 //! Whole blobs: complete, and known to be right as they lie on disk, so that the kernel may read them
 //! without us.
 
+use std::sync::Arc;
+
 use crate::ids::{ContentHash, Priority};
-use crate::store::StoreError;
+use crate::store::{Blob, StoreError};
 use crate::verify::group_count;
 
 use super::{BlobSource, BlobState, Engine, FetchError};
@@ -39,8 +41,8 @@ impl Engine {
             return Some(Ok(true));
         }
         let _place = self.shared.checks.acquire().await.ok()?;
-        let check = move || blob.check(0..group_count(blob.size())).map(|()| blob.is_whole());
-        tokio::task::spawn_blocking(check).await.ok()
+        let check = |blob: &Arc<Blob>| blob.check(0..group_count(blob.size())).map(|()| blob.is_whole());
+        blob.blocking(check).await.ok()
     }
 
     /// See [`BlobSource::check_soon`]. Dropped if a check is under way: the next open asks again.

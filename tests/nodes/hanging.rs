@@ -52,6 +52,33 @@ fn questions_about_a_file_that_hangs_hold_up_nothing_but_themselves() {
 }
 
 #[test]
+fn orders_that_wait_for_a_file_that_hangs_leave_threads_to_all_others() {
+    if !fuse_is_here("orders_that_wait_for_a_file_that_hangs_leave_threads_to_all_others") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    let files = HangingFiles::mount(&sandbox.make_dir("files"), &content(3, 100_000));
+    stdout(&seat.run([OsStr::new("add"), "--reference".as_ref(), files.file().as_os_str()]));
+    let other = seat.add(b"other");
+    let node = seat.serve(["--open"]);
+    // Dropped first, should the test fail: no process ends before its question is answered.
+    let files = files;
+    files.hang();
+    // More than the node has threads for the disk.
+    let mut asking: Vec<_> = (0..40).map(|_| node.command(["ls"]).stdout(Stdio::null()).spawn().unwrap()).collect();
+    files.wait_until_asked();
+    // Until all of them have been asked for.
+    for _ in 0..20 {
+        let (asked, other) = ((*node).clone(), other.clone());
+        let why = at_once("why", move || stdout(&asked.run(["why", &other])));
+        assert!(why.contains("complete"), "{why}");
+    }
+    files.go_on();
+    asking.iter_mut().for_each(|child| assert!(child.wait().unwrap().success()));
+}
+
+#[test]
 fn a_blob_whose_file_hangs_is_found_asked_about_and_let_go_of() {
     if !fuse_is_here("a_blob_whose_file_hangs_is_found_asked_about_and_let_go_of") {
         return;

@@ -269,7 +269,8 @@ pub(super) fn store_behind(
         let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
         // Writers of one file would only spin for its lock.
         let turn = turn.lock().await;
-        let _ = tokio::task::spawn_blocking(move || write(&shared, hash, &segments, &proof)).await;
+        let store = shared.store.clone();
+        let _ = store.blocking(&[hash], move || write(&shared, hash, &segments, &proof)).await;
         drop((turn, permit));
         let _ = events.send(Event::Stored(groups)).await;
     });

@@ -29,19 +29,21 @@ impl Server {
         if !self.may_have(&lane.peer(), &request.hash) {
             return self.not_found(lane, &request).await;
         }
+        let opened = while_there(lane, self.store.blob_soon(request.hash)).await?;
+        let Ok(Some(blob)) = opened else { return self.not_found(lane, &request).await };
         // As urgent as a read here, but of a bounded number: neither side starves the other.
         // The last group, which proves the size, may come on top.
         let len = (request.len + GROUP_LEN).min(SEGMENT_LEN as u64) as usize;
         let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
-        let (store, asked, slice) = (self.store.clone(), request.clone(), self.turns.slice_len());
-        let prepared = tokio::task::spawn_blocking(move || {
-            let reply = prepare(store.blob(&asked.hash), &asked, slice, &mut buffer);
+        let (asked, slice) = (request.clone(), self.turns.slice_len());
+        let prepared = blob.blocking(move |blob| {
+            let reply = prepare(blob, &asked, slice, &mut buffer);
             (buffer, reply)
         });
-        let (mut buffer, reply) = prepared.await.map_err(|error| ServeError::Store(error.to_string()))?;
+        let (mut buffer, reply) = while_there(lane, prepared).await?.map_err(failed)?;
         let Some(reply) = reply? else { return self.not_found(lane, &request).await };
-        sent.note_size(reply.blob.size());
-        let found = Message::Found(Found { transfer_id: request.transfer_id, total_len: reply.blob.size() });
+        sent.note_size(blob.size());
+        let found = Message::Found(Found { transfer_id: request.transfer_id, total_len: blob.size() });
         let mut head = encode(&found);
         head.extend_from_slice(&reply.proof);
         let turn = self.turn(lane, &request, sent, head.len() + reply.first).await?;
@@ -58,15 +60,14 @@ impl Server {
             // Whoever has little to do goes first. Not before the turn, or it would look as if nothing more
             // had been waiting.
             yield_now().await;
-            if !reply.blob.read_at_once(piece.start, &mut buffer[..len]) {
+            if !blob.read_at_once(piece.start, &mut buffer[..len]) {
                 drop(turn);
-                let blob = reply.blob.clone();
-                let read = tokio::task::spawn_blocking(move || {
+                let read = blob.blocking(move |blob| {
                     let read = blob.read_into(piece.start, &mut buffer[..len]);
                     (buffer, read)
                 });
-                let (filled, read) = read.await.map_err(|error| ServeError::Store(error.to_string()))?;
-                read.map_err(|error| ServeError::Store(error.to_string()))?;
+                let (filled, read) = while_there(lane, read).await?.map_err(failed)?;
+                read.map_err(failed)?;
                 buffer = filled;
                 turn = self.turn(lane, &request, sent, 0).await?;
             }
@@ -90,15 +91,7 @@ impl Server {
     async fn turn(&self, lane: &mut BoxLane, request: &Request, sent: &Sent, len: usize) -> Result<Turn, ServeError> {
         let turn = self.turns.turn(lane.peer(), request.transfer_id, request.weight, len);
         sent.note_state(TransferState::Waiting);
-        let mut byte = [0];
-        let turn = tokio::select! {
-            biased;
-            turn = turn => turn,
-            read = lane.read(&mut byte) => match read {
-                Ok(1..) => return Err(ServeError::OutOfTurn),
-                Ok(0) | Err(_) => return Err(ServeError::Gone),
-            },
-        };
+        let turn = while_there(lane, turn).await?;
         sent.note_state(TransferState::Moving);
         Ok(turn)
     }
@@ -109,6 +102,23 @@ impl Server {
     }
 }
 
+/// Waits for `wanted` as long as the requester is there.
+async fn while_there<T>(lane: &mut BoxLane, wanted: impl Future<Output = T>) -> Result<T, ServeError> {
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        wanted = wanted => Ok(wanted),
+        read = lane.read(&mut byte) => match read {
+            Ok(1..) => Err(ServeError::OutOfTurn),
+            Ok(0) | Err(_) => Err(ServeError::Gone),
+        },
+    }
+}
+
+fn failed(error: StoreError) -> ServeError {
+    ServeError::Store(error.to_string())
+}
+
 /// Waits for a peer to take what is written to it.
 pub(super) async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(), ServeError> {
     let written = timeout(SEND_DEADLINE, write).await.map_err(|_| ServeError::Stuck)?;
@@ -117,7 +127,6 @@ pub(super) async fn in_time(write: impl Future<Output = std::io::Result<()>>) ->
 
 /// A reply whose first bytes were read, and found right.
 struct Reply {
-    blob: Arc<Blob>,
     proof: Vec<u8>,
     /// Bytes of content read already.
     first: usize,
@@ -127,13 +136,7 @@ struct Reply {
 /// Reads what a reply begins with, the first of its content into `buffer`, which has room for as much
 /// as was asked for and another group, up to a segment; what is sent at a time has `slice` bytes. `None`: this node has not got it,
 /// or not in good order.
-fn prepare(
-    blob: Result<Option<Arc<Blob>>, StoreError>,
-    request: &Request,
-    slice: u64,
-    buffer: &mut [u8],
-) -> Result<Option<Reply>, ServeError> {
-    let Ok(Some(blob)) = blob else { return Ok(None) };
+fn prepare(blob: &Arc<Blob>, request: &Request, slice: u64, buffer: &mut [u8]) -> Result<Option<Reply>, ServeError> {
     let size = blob.size();
     if request.start >= size.max(1) {
         return Err(ServeError::BeyondTheEnd);
@@ -148,7 +151,7 @@ fn prepare(
     let first = pieces.remove(0);
     let len = first.len() as usize;
     match (blob.read_proof(&ranges), blob.read_into(first.start, &mut buffer[..len])) {
-        (Ok(proof), Ok(())) => Ok(Some(Reply { blob, proof, first: len, rest: pieces })),
+        (Ok(proof), Ok(())) => Ok(Some(Reply { proof, first: len, rest: pieces })),
         (Err(error), _) | (_, Err(error)) => {
             tracing::warn!(hash = %request.hash, "not served: {error}");
             Ok(None)

@@ -125,7 +125,8 @@ impl Server {
         let len = blobs.iter().map(|blob| end_len(blob.size())).sum();
         let mut buffer = self.budget.buffer(len, Priority::Foreground).await;
         if !each(&blobs, &mut buffer, |blob, part| blob.read_small_at_once(part)) {
-            let read = tokio::task::spawn_blocking(move || {
+            let hashes: Vec<_> = blobs.iter().map(|blob| blob.hash()).collect();
+            let read = self.store.blocking(&hashes, move || {
                 let is_read = each(&blobs, &mut buffer, |blob, part| {
                     let read = read_end(blob, part);
                     if let Err(error) = &read {
