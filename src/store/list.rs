@@ -58,14 +58,16 @@ impl Store {
 
 impl Shared {
     fn list(&self, after: Option<ContentHash>, limit: usize) -> Result<Page, StoreError> {
+        // Before the index is read: what a flush tells it of meanwhile may be closed afterwards.
+        let opened = self.all_opened();
         let known = self.index.page(after, limit)?;
         let last = known.last().map(|(hash, _)| *hash).filter(|_| known.len() == limit);
         let mut found: BTreeMap<ContentHash, Option<HeldBlob>> =
             known.into_iter().map(|(hash, record)| (hash, Some(self.of_record(hash, &record)))).collect();
-        // What is open knows better, and may be unknown to the index so far.
+        // What was open knows better, and may have been unknown to the index.
         let in_page =
             |hash: ContentHash| after.is_none_or(|after| hash > after) && last.is_none_or(|last| hash <= last);
-        for blob in self.all_opened().into_iter().filter(|blob| in_page(blob.hash())) {
+        for blob in opened.into_iter().filter(|blob| in_page(blob.hash())) {
             found.insert(blob.hash(), self.of_blob(&blob));
         }
         Ok(Page { blobs: found.into_values().flatten().collect(), next: last })

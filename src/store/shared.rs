@@ -367,16 +367,15 @@ impl Shared {
     }
 
     /// See [`super::Store::complete_blobs`]. What the index does not know yet is open: the list of the
-    /// next flush holds it.
+    /// next flush holds it, which may let go of it once it has told the index: so that is read last.
     pub fn complete(&self, after: Option<ContentHash>, limit: usize) -> Result<Vec<(ContentHash, u64)>, StoreError> {
+        let opened = self.all_opened();
         let mut found: BTreeMap<ContentHash, u64> = self.index.complete(after, limit)?.into_iter().collect();
         // Of the very many that may be open, only those that belong to this page are looked at.
         let last = found.keys().next_back().copied().filter(|_| found.len() == limit);
         let is_next =
-            |hash: &ContentHash| after.is_none_or(|after| *hash > after) && last.is_none_or(|last| *hash <= last);
-        let open: Vec<_> =
-            self.open.iter().filter(|entry| is_next(entry.key())).map(|entry| entry.value().clone()).collect();
-        let complete = open.iter().filter_map(Weak::upgrade).filter(|blob| blob.is_complete());
+            |hash: ContentHash| after.is_none_or(|after| hash > after) && last.is_none_or(|last| hash <= last);
+        let complete = opened.iter().filter(|blob| is_next(blob.hash()) && blob.is_complete());
         found.extend(complete.map(|blob| (blob.hash(), blob.size())));
         Ok(found.into_iter().take(limit).collect())
     }

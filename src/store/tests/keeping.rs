@@ -1,5 +1,7 @@
 //! Listing, pins, removal, collection.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::store::import::{Source, stage};
 use crate::store::{HeldBlob, Origin, PinOutcome};
@@ -195,4 +197,32 @@ fn a_collection_goes_in_steps() {
     assert_eq!(steps.iter().sum::<usize>(), 300);
     assert!(steps.len() > 1 && steps.windows(2).all(|two| two[0] >= two[1]), "{steps:?}");
     assert_eq!(store.usage().blobs, 0);
+}
+
+#[test]
+fn a_list_has_what_a_flush_tells_the_index_of_while_it_is_made() {
+    const BLOBS: u8 = 250;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let store = open(dir.path());
+    let written = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 0..BLOBS {
+                drop(Sample::new(5, seed).write_all(&store));
+                written.fetch_add(1, Ordering::Release);
+                // The last handle goes with it.
+                store.flush().unwrap();
+            }
+        });
+        loop {
+            let least = written.load(Ordering::Acquire);
+            let listed = store.list(None, 1000).unwrap().blobs.len();
+            assert!(listed >= least, "{listed} of {least} are listed");
+            let complete = store.complete_blobs(None, 1000).unwrap().len();
+            assert!(complete >= least, "{complete} of {least} are complete");
+            if least == usize::from(BLOBS) {
+                break;
+            }
+        }
+    });
 }
