@@ -169,6 +169,10 @@ impl ControlHandler for MadeUp {
         hash != made_room()
     }
 
+    fn land<'a>(&'a self, _: Option<&'a [ContentHash]>) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
     fn store(&self) -> &Store {
         &self.store
     }

@@ -49,6 +49,10 @@ impl ControlHandler for Node {
         })
     }
 
+    fn land<'a>(&'a self, hashes: Option<&'a [ContentHash]>) -> BoxFuture<'a, ()> {
+        Box::pin(self.engine().land(hashes))
+    }
+
     fn is_held(&self, hash: ContentHash) -> bool {
         self.engine().state(&hash) == BlobState::Complete
     }

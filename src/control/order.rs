@@ -117,6 +117,19 @@ pub enum Report {
 }
 
 impl Order {
+    /// The blobs that it has to do with, as far as it names them; `None`: all that there are. (Of a list, the first page
+    /// stands for all.)
+    pub fn about(&self) -> Option<&[ContentHash]> {
+        match self {
+            Self::Show { hashes }
+            | Self::Pin { hashes, .. }
+            | Self::Remove { hashes }
+            | Self::Verify { hashes, .. } => Some(hashes),
+            Self::List { after: None } | Self::Collect { .. } => None,
+            Self::List { after: Some(_) } | Self::MakeRoom { .. } | Self::Adopt { .. } => Some(&[]),
+        }
+    }
+
     /// Does it. Blocks.
     pub fn carry_out(&self, store: &Store) -> Result<Report, StoreError> {
         Ok(match self {

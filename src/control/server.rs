@@ -86,6 +86,9 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// from eviction if it is to be `pinned`.
     fn mend(&self, hash: ContentHash, groups: Vec<(u64, u64)>, pinned: bool) -> BoxFuture<'_, Result<(), Failure>>;
 
+    /// Returns when all that has come by now of `hashes` (`None`: of all blobs) is in the store, or never will be.
+    fn land<'a>(&'a self, hashes: Option<&'a [ContentHash]>) -> BoxFuture<'a, ()>;
+
     /// Whether all of `hash` is in the store.
     fn is_held(&self, hash: ContentHash) -> bool;
 
@@ -249,6 +252,8 @@ async fn answer(
             Err(failure) => Response::Error(failure),
         },
         Ok(Request::Store(order)) => {
+            // So that it finds what somebody has read just now.
+            handler.land(order.about()).await;
             let place = orders.clone().acquire_owned().await.expect("the semaphore is never closed");
             write_message(to, &Response::Begun).await?;
             carry_out(handler.store(), order, place).await
@@ -279,12 +284,8 @@ fn within_limit(hashes: usize) -> Result<(), Failure> {
 async fn carry_out(store: &Store, order: Order, place: OwnedSemaphorePermit) -> Response {
     let failed = |error| Response::Error(Failure { kind: FailureKind::Other, error });
     let hashes = match &order {
-        Order::Show { hashes }
-        | Order::Pin { hashes, .. }
-        | Order::Remove { hashes }
-        | Order::Verify { hashes, .. } => hashes.len(),
         Order::Adopt { blobs } => blobs.len(),
-        Order::List { .. } | Order::MakeRoom { .. } | Order::Collect { .. } => 0,
+        order => order.about().map_or(0, <[_]>::len),
     };
     if let Err(failure) = within_limit(hashes) {
         return Response::Error(failure);

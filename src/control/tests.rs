@@ -182,6 +182,10 @@ impl ControlHandler for FakeNode {
         self.fails_at.is_none()
     }
 
+    fn land<'a>(&'a self, _: Option<&'a [ContentHash]>) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
     fn store(&self) -> &Store {
         if let Some(told) = self.ordered.lock().take() {
             let _ = told.send(());

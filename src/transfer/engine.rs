@@ -250,6 +250,25 @@ impl Engine {
         }
     }
 
+    /// Returns when all that has come by now of `hashes` (`None`: of all blobs), which readers may have got already, is in
+    /// the store, or never will be.
+    pub async fn land(&self, hashes: Option<&[ContentHash]>) {
+        let shared = &self.shared;
+        let tasks: Vec<_> = match hashes {
+            Some(hashes) => hashes.iter().filter_map(|hash| shared.task(hash)).collect(),
+            None => shared.fetches.iter().map(|task| task.value().clone()).collect(),
+        };
+        let mut landing = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let (reply, landed) = oneshot::channel();
+            // A task that has ended had nothing left to do.
+            landing.extend(task.send(Command::Land(reply)).await.is_ok().then_some(landed));
+        }
+        for landed in landing {
+            let _ = landed.await;
+        }
+    }
+
     /// Fetches what is missing of a blob into the store and returns when it is complete there.
     /// `progress` is told how many bytes of the size are done.
     ///

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::content::{MIB, content, hash_of};
-use super::node::{Node, Sandbox, Seat, asking, eventually, failure, stdout};
+use super::node::{Node, Sandbox, Seat, asking, failure, stdout};
 
 /// What `ls --json` tells of a blob.
 pub fn listed(seat: &Seat, hash: &str) -> Option<Value> {
@@ -46,8 +46,6 @@ fn ls_shows_state_size_origin_and_pin() {
     let added = seat.add(&added);
     let node = seat.serve(asking(&[&holder]));
     node.run(["get", &fetched]);
-    // Bytes are written behind their reader.
-    eventually("all of it is held", || listed(&node, &fetched).is_some_and(|blob| blob["complete"] == true));
     both_ways(node, |seat| {
         let blob = listed(seat, &fetched).unwrap();
         assert_eq!(
@@ -341,4 +339,27 @@ fn a_file_larger_than_the_cache_is_refused_as_such_and_nothing_goes_for_it() {
         assert!(hashes.iter().all(|hash| is_held(seat, hash)));
         stdout(&seat.run(["rm", &hash_of(&content(133, 20 * MIB))]));
     });
+}
+
+#[test]
+fn what_was_read_just_now_is_listed_pinned_and_removed_as_if_it_had_been_written() {
+    let sandbox = Sandbox::new();
+    let blobs: Vec<_> = (0..9).map(|seed| content(470 + seed, 2 * MIB)).collect();
+    let blobs_of_holder: Vec<_> = blobs.iter().map(Vec::as_slice).collect();
+    let holder = sandbox.holder("a", &blobs_of_holder);
+    let node = sandbox.seat("b").serve(asking(&[&holder]));
+    let hashes: Vec<_> = blobs.iter().map(|bytes| hash_of(bytes)).collect();
+    for three in hashes.chunks(3) {
+        let get = |hash: &str| assert!(node.run(["get", hash]).status.success());
+        get(&three[0]);
+        assert_eq!(listed(&node, &three[0]).unwrap()["complete"], true);
+        get(&three[1]);
+        stdout(&node.run(["pin", &three[1]]));
+        assert_eq!(listed(&node, &three[1]).unwrap()["complete"], true);
+        get(&three[2]);
+        stdout(&node.run(["rm", &three[2]]));
+        assert!(!is_held(&node, &three[2]));
+    }
+    let seat = node.stop();
+    assert!(hashes.chunks(3).all(|three| !is_held(&seat, &three[2])), "what was removed does not come back");
 }

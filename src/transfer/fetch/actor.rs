@@ -69,6 +69,8 @@ pub enum Command {
         /// Alive while the reader is.
         reader: Weak<()>,
     },
+    /// Whatever has come by now is to be in the store, or known never to be, before the answer comes, if one does.
+    Land(oneshot::Sender<Result<Filled, FetchError>>),
 }
 
 /// Starts the task for `hash`, whose size is `size` if it is proven already. The task ends by
@@ -307,6 +309,12 @@ impl Actor {
                     self.waiters.stored(&groups);
                 }
             }
+            // Nothing is asked of anybody for it.
+            Command::Land(reply) if !self.landing.is_empty() => {
+                let (left, priority, since) = (self.landing.clone(), Priority::Prefetch, Instant::now());
+                self.waiters.push(Waiter { destination: None, left, priority, born, since, reply });
+            }
+            Command::Land(_) => {}
             Command::Prefetch { groups, reader } => {
                 let missing = match &self.blob {
                     Some(blob) => blob.missing(groups),
