@@ -1,5 +1,8 @@
 //! What people do with content: listing, pinning, removing, collecting; with a node and without.
 
+use byhash::control::{Client, Order, Report};
+use byhash::ids::ContentHash;
+use byhash::store::PinOutcome;
 use serde_json::Value;
 
 use super::content::{MIB, content, hash_of};
@@ -341,25 +344,34 @@ fn a_file_larger_than_the_cache_is_refused_as_such_and_nothing_goes_for_it() {
     });
 }
 
-#[test]
-fn what_was_read_just_now_is_listed_pinned_and_removed_as_if_it_had_been_written() {
+#[tokio::test]
+async fn what_was_read_just_now_is_listed_pinned_and_removed_as_if_it_had_been_written() {
     let sandbox = Sandbox::new();
-    let blobs: Vec<_> = (0..9).map(|seed| content(470 + seed, 2 * MIB)).collect();
-    let blobs_of_holder: Vec<_> = blobs.iter().map(Vec::as_slice).collect();
-    let holder = sandbox.holder("a", &blobs_of_holder);
+    let blobs: Vec<_> = (0..30).map(|seed| content(470 + seed, 300_000)).collect();
+    let of_holder: Vec<_> = blobs.iter().map(Vec::as_slice).collect();
+    let holder = sandbox.holder("a", &of_holder);
     let node = sandbox.seat("b").serve(asking(&[&holder]));
-    let hashes: Vec<_> = blobs.iter().map(|bytes| hash_of(bytes)).collect();
+    let hashes: Vec<ContentHash> = blobs.iter().map(|bytes| ContentHash::of(bytes)).collect();
+    // No process has to be started between a read and what follows it.
+    let mut client = Client::connect(&node.state.join("control.sock")).await.unwrap().unwrap();
     for three in hashes.chunks(3) {
-        let get = |hash: &str| assert!(node.run(["get", hash]).status.success());
-        get(&three[0]);
-        assert_eq!(listed(&node, &three[0]).unwrap()["complete"], true);
-        get(&three[1]);
-        stdout(&node.run(["pin", &three[1]]));
-        assert_eq!(listed(&node, &three[1]).unwrap()["complete"], true);
-        get(&three[2]);
-        stdout(&node.run(["rm", &three[2]]));
-        assert!(!is_held(&node, &three[2]));
+        read_all(&mut client, three[0]).await;
+        let Report::List(page) = client.order(Order::List { after: None }).await.unwrap() else { panic!() };
+        assert!(page.blobs.iter().any(|blob| blob.hash == three[0] && blob.complete), "it is not listed as complete");
+        read_all(&mut client, three[1]).await;
+        let pin = Order::Pin { hashes: vec![three[1]], pinned: true };
+        assert_eq!(client.order(pin).await.unwrap(), Report::Pin { outcomes: vec![PinOutcome::Done] });
+        read_all(&mut client, three[2]).await;
+        let removed = client.order(Order::Remove { hashes: vec![three[2]] }).await.unwrap();
+        assert!(matches!(removed, Report::Remove { freed } if freed[0].is_some()), "nothing of it was held");
     }
     let seat = node.stop();
-    assert!(hashes.chunks(3).all(|three| !is_held(&seat, &three[2])), "what was removed does not come back");
+    let removed = hashes.iter().skip(2).step_by(3);
+    assert_eq!(removed.filter(|hash| is_held(&seat, &hash.to_string())).count(), 0, "some came back");
+}
+
+/// Reads a blob to its end.
+async fn read_all(client: &mut Client, hash: ContentHash) {
+    let mut blob = client.get(hash).await.unwrap();
+    while blob.next().await.unwrap().is_some() {}
 }

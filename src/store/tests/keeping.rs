@@ -201,28 +201,28 @@ fn a_collection_goes_in_steps() {
 
 #[test]
 fn a_list_has_what_a_flush_tells_the_index_of_while_it_is_made() {
-    const BLOBS: u8 = 250;
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let store = open(dir.path());
+    let samples: Vec<_> = (0..1000).map(|number| Sample::new(5 + number / 256, number as u8)).collect();
     let written = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for seed in 0..BLOBS {
-                drop(Sample::new(5, seed).write_all(&store));
-                written.fetch_add(1, Ordering::Release);
-                // The last handle goes with it.
-                store.flush().unwrap();
-            }
-        });
+    let all_are_there = |what: &str, count: &dyn Fn() -> usize| {
         loop {
             let least = written.load(Ordering::Acquire);
-            let listed = store.list(None, 1000).unwrap().blobs.len();
-            assert!(listed >= least, "{listed} of {least} are listed");
-            let complete = store.complete_blobs(None, 1000).unwrap().len();
-            assert!(complete >= least, "{complete} of {least} are complete");
-            if least == usize::from(BLOBS) {
+            let found = count();
+            assert!(found >= least, "{what}: {found} of {least}");
+            if least == samples.len() {
                 break;
             }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| all_are_there("listed", &|| store.list(None, 2000).unwrap().blobs.len()));
+        scope.spawn(|| all_are_there("complete", &|| store.complete_blobs(None, 2000).unwrap().len()));
+        for sample in &samples {
+            drop(sample.write_all(&store));
+            written.fetch_add(1, Ordering::Release);
+            // The last handle goes with it.
+            store.flush().unwrap();
         }
     });
 }
