@@ -108,6 +108,11 @@ fn a_mount_with_an_open_file_is_unmounted_and_its_node_ends_when_that_is_closed(
     assert!(status.contains(&format!("\nunmounted  {point}; {goes_on}\n")), "{status}");
     let again = failure(&reader.run(["unmount", point]));
     assert!(again.contains(&format!("nothing is mounted at '{point}' any more, but {goes_on}")), "{again}");
+    // A node that is not the default one is named.
+    let stranger = sandbox.seat("c");
+    let unnamed = failure(&stranger.run(["unmount", point]));
+    assert!(unnamed.ends_with(&format!("nothing is mounted at '{point}'")), "{unnamed}");
+    assert_eq!(failure(&stranger.run(["unmount", point, "--state", reader.state.to_str().unwrap()])), again);
     let anew = failure(&reader.run(["mount", point, "--listen", "127.0.0.1:0"]));
     assert!(anew.contains(&format!("process {}", reader.pid())), "{anew}");
     assert!(anew.contains(&format!("it was mounted at '{point}' and is unmounted, but {goes_on}")), "{anew}");
