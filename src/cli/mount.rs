@@ -8,7 +8,7 @@ use super::background;
 use super::failure::CommandError;
 use super::flags::{MountFlags, NodeFlags};
 use super::log_file;
-use super::node::{Place, run_node};
+use super::node::{Place, check_place, run_node};
 
 /// The arguments of `byhash mount`.
 #[derive(Debug, Args)]
@@ -40,6 +40,10 @@ impl Mount {
         let mut config = self.node.node(self.mount)?;
         let mountpoint = std::path::absolute(&self.mountpoint)
             .map_err(|error| CommandError::Misused(format!("'{}': {error}", self.mountpoint.display())))?;
+        if !self.detached {
+            // Before anything is made.
+            check_place(&config, &mountpoint)?;
+        }
         // By a path that does not lead through the mount point, if there is one.
         config.state.create()?;
         config.state = config.state.resolved()?;

@@ -1,7 +1,7 @@
 //! The node that a command runs or talks to.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::control::{Client, ControlHandler, ControlListener, serve};
 use crate::daemon::{self, Node};
 use crate::descriptors;
 use crate::fs::{Filesystem, Owner};
-use crate::fuse::{Mount, MountError, MountOptions, Passthrough};
+use crate::fuse::{Mount, MountError, MountOptions, Passthrough, check};
 use crate::ids::PeerId;
 use crate::store::StoreError;
 
@@ -213,12 +213,22 @@ async fn mount_at(
     let options = MountOptions { allow_other, passthrough, direct, source, needed: config.places() };
     let runtime = tokio::runtime::Handle::current();
     let mounting = move || Mount::new(&place.mountpoint, filesystem, options, runtime);
-    let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(|error| match error {
-        MountError::Hides { .. } => CommandError::Misused(error.to_string()),
-        error => failed(error),
-    })?;
+    let mount = tokio::task::spawn_blocking(mounting).await.map_err(failed)?.map_err(not_mounted)?;
     node.note_mount(mount.at().clone(), mount.modes());
     Ok(mount)
+}
+
+/// Refuses a mount point that cannot be one for the node of `config`. Waits for its file system as long as that takes: to
+/// be called while there is nothing that a signal would leave behind.
+pub(super) fn check_place(config: &NodeConfig, mountpoint: &Path) -> Result<(), CommandError> {
+    check(mountpoint, &config.places()).map_err(not_mounted)
+}
+
+fn not_mounted(error: MountError) -> CommandError {
+    match error {
+        MountError::Hides { .. } => CommandError::Misused(error.to_string()),
+        error => failed(error),
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> CommandError {

@@ -21,7 +21,7 @@ pub use backing::Passthrough;
 pub use error::MountError;
 pub use mode::MountModes;
 pub use mount::{Mount, MountOptions, MountedAt};
-pub use mount_point::clear_dead;
+pub use mount_point::{check, clear_dead};
 pub use unmount::{control_socket, unmount};
 
 /// What `mount` and `df` show as the source of a mount, if nothing else is said.

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -37,18 +37,48 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     })
 }
 
+/// The absolute path of the mount point `path`, unless a mount there would hide one of `needed`.
+fn resolve_beside(path: &Path, needed: &[PathBuf]) -> Result<PathBuf, MountError> {
+    let path = resolve(path)?;
+    match needed.iter().map(|needed| real(needed)).find(|needed| needed.starts_with(&path)) {
+        Some(needed) => Err(MountError::Hides { path, needed }),
+        None => Ok(path),
+    }
+}
+
+/// The absolute `path` without links and `..`, as far as it exists; what does not is made where it is named.
+fn real(path: &Path) -> PathBuf {
+    let mut real = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(real.pop()),
+            part => {
+                real.push(part);
+                real = real.canonicalize().unwrap_or(real);
+            }
+        }
+    }
+    real
+}
+
+/// Finds out, without changing anything, what there is to refuse at `path`: that it is no directory, that something lives
+/// there, or that a mount would hide one of `needed`. Blocks as long as the file system there does.
+pub fn check(path: &Path, needed: &[PathBuf]) -> Result<(), MountError> {
+    let path = resolve_beside(path, needed)?;
+    let inspect = |source| MountError::Inspect { path: path.clone(), source };
+    match MountEntry::at(&path).map_err(inspect)? {
+        Some(entry) if !entry.is_fuse() || !is_dead(&path) => Err(MountError::InUse { path, kind: entry.kind }),
+        Some(_) => Ok(()),
+        None if !std::fs::metadata(&path).map_err(inspect)?.is_dir() => Err(MountError::NotADirectory(path)),
+        None => Ok(()),
+    }
+}
+
 /// Makes sure that `path` is a directory on which nothing lives, detaching dead FUSE mounts, and that
 /// none of `needed` lies there, and returns its absolute path. A directory that is not empty is allowed,
 /// with a warning: what is in it is hidden, not lost.
 pub(super) fn prepare(path: &Path, needed: &[PathBuf]) -> Result<PathBuf, MountError> {
-    let path = resolve(path)?;
-    for needed in needed {
-        // What does not exist is made where it is named.
-        let found = needed.canonicalize().unwrap_or_else(|_| needed.clone());
-        if found.starts_with(&path) {
-            return Err(MountError::Hides { path, needed: found });
-        }
-    }
+    let path = resolve_beside(path, needed)?;
     let inspect = |source| MountError::Inspect { path: path.clone(), source };
     if let Some(entry) = detach_dead(&path)? {
         return Err(MountError::InUse { path, kind: entry.kind });

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use super::node::{Sandbox, eventually, fuse_is_here, stdout};
+use super::node::{Sandbox, eventually, failure, fuse_is_here, stdout};
 
 /// A command that may hang. Dropped, it is killed.
 struct Bounded(Option<Child>);
@@ -67,6 +67,24 @@ fn one_that_would_hide_what_the_node_needs_is_refused() {
     refused(".", "mp", &["--secret-file", "mp/secret"], &secret);
     refused(".", "mp", &["--config", "mp/byhash.toml"], &point.join("byhash.toml"));
     refused(".", "/", &[], &seat.state);
+    assert!(!state.exists(), "what is refused has made its state directory");
+}
+
+#[test]
+fn a_mount_that_is_refused_has_made_nothing() {
+    let sandbox = Sandbox::new();
+    let seat = sandbox.seat("a");
+    let fresh = sandbox.path("parent/fresh");
+    sandbox.write("file", "");
+    for (point, why) in [("missing", "does not exist"), ("file", "not a directory"), ("/proc", "mount point already")] {
+        for foreground in [true, false] {
+            let mut command = seat.command(["mount", point, "--listen", "127.0.0.1:0", "--state"]);
+            command.arg(&fresh).args(foreground.then_some("-f")).current_dir(sandbox.path("."));
+            let said = failure(&Bounded::output(&mut command));
+            assert!(said.contains(why), "{said}");
+            assert!(!sandbox.path("parent").exists(), "{point}: its state directory was made");
+        }
+    }
 }
 
 #[test]

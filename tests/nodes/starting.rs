@@ -57,23 +57,29 @@ fn it_does_not_go_on_waiting_for_a_mount_point_that_hangs() {
     }
     let sandbox = Sandbox::new();
     let seat = sandbox.seat("a");
+    let config = Config { dir: seat.state.join("cache"), capacity: 1 << 30, keep_free: 0 };
+    let (key, socket) = (seat.state.join("key.pem"), seat.state.join("control.sock"));
     let files = HangingFiles::mount(&sandbox.make_dir("files"), b"");
-    let mount_point = files.file();
-    files.hang();
-    // The kernel lets nobody go whose question was taken; those behind it can be ended.
-    let mut first = Command::new("stat").arg(sandbox.path("files")).stdout(Stdio::null()).spawn().unwrap();
-    files.wait_until_asked();
+    let mount_point = files.dir();
     for background in [false, true] {
+        // It has looked at the mount point before it makes anything, and a key before it opens the store.
+        let store = Store::open(config.clone(), Arc::default()).unwrap();
+        std::fs::remove_file(&key).unwrap();
         let foreground = if background { None } else { Some("-f") };
         let args: Vec<_> = ["mount", mount_point.to_str().unwrap()].into_iter().chain(foreground).collect();
         let node = Starting::new(&seat, &args);
-        let socket = seat.state.join("control.sock");
+        eventually("it is about to open the store", || key.exists());
+        files.hang();
+        // The kernel lets nobody go whose question was taken; those behind it can be ended.
+        let mut first = Command::new("stat").arg(sandbox.path("files")).stdout(Stdio::null()).spawn().unwrap();
+        files.wait_until_asked();
+        drop(store);
         eventually("it is about to mount", || socket.exists());
         assert_eq!(node.end(libc::SIGINT), Some(i32::from(background)), "in the background: {background}");
         eventually("its socket is gone", || !socket.exists());
+        files.go_on();
+        assert!(first.wait().unwrap().success());
     }
-    files.go_on();
-    assert!(first.wait().unwrap().success());
 }
 
 /// The process that `command` has started, once there is one.

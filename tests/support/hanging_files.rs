@@ -1,4 +1,5 @@
-//! A file system with one file that answers nobody while it hangs, as that of a server that is gone.
+//! A file system with one file and one directory that answers nobody while it hangs, as that of a server that is gone.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,9 @@ use fuser::{
 
 const FILE: INodeNo = INodeNo(2);
 const FILE_NAME: &str = "file";
+
+const DIR: INodeNo = INodeNo(3);
+const DIR_NAME: &str = "dir";
 
 /// How long a question may be waited for, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,6 +45,11 @@ impl HangingFiles {
 
     pub fn file(&self) -> PathBuf {
         self.path.join(FILE_NAME)
+    }
+
+    /// Its directory, which is empty.
+    pub fn dir(&self) -> PathBuf {
+        self.path.join(DIR_NAME)
     }
 
     /// From now on nobody is answered.
@@ -110,10 +119,9 @@ impl Files {
 impl Filesystem for Files {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.pass();
-        if name == FILE_NAME {
-            reply.entry(&Duration::ZERO, &self.attr(FILE), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
+        match [(FILE_NAME, FILE), (DIR_NAME, DIR)].into_iter().find(|(known, _)| name == *known) {
+            Some((_, ino)) => reply.entry(&Duration::ZERO, &self.attr(ino), Generation(0)),
+            None => reply.error(Errno::ENOENT),
         }
     }
 
