@@ -147,9 +147,9 @@ fn a_node_that_was_told_to_ignore_hangups_outlives_them() {
 
 #[test]
 fn a_second_node_is_refused_with_the_firsts_number() {
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, mountpoint) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let node = Node::start(dir.path(), &["serve"]);
-    for args in [&["serve"][..], &["mount", dir.path().to_str().unwrap()]] {
+    for args in [&["serve"][..], &["mount", mountpoint.path().to_str().unwrap()]] {
         let output = run(dir.path(), args);
         assert_eq!(output.status.code(), Some(1));
         let said = stderr(&output);

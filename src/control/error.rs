@@ -58,7 +58,7 @@ pub enum ControlError {
     #[error("the node ended in the midst of it: it may have been done or not; look, with 'byhash ls', or try again")]
     Unsettled,
     /// The connection ended inside an answer.
-    #[error("the node ended before it had answered")]
+    #[error("the node ended before it had answered; what had come by then is kept: try again with one that runs")]
     Ended,
     /// A frame of a kind that does not exist.
     #[error("a control frame has the unknown kind {0}")]
