@@ -14,9 +14,9 @@
 //! # Passthrough
 //!
 //! Where the kernel can read content files without us, each open of a whole blob (complete, and known to be
-//! right on disk) of more than 16 KiB is passed through, and each other open is streamed. The kernel does not mix the two among the
-//! opens of one node, so a blob has a second node, for an open that does not go together with those which the first one
-//! has; if a blob is whole and cannot be passed through for that reason, it is streamed. A lookup holds for good if the
+//! right on disk) of more than 16 KiB is passed through, and each other open is streamed. The kernel does not mix the
+//! two among the opens of one node, so a blob has a second node, for an open that does not go together with those which
+//! the first one has; if a blob is whole and cannot be passed through for that reason, it is streamed. A lookup holds for good if the
 //! blob is whole, and else has no time to live, so that the blob is looked up again when it may have become whole. An
 //! open of a blob that is no longer whole, because it was found damaged, through a node that others have open and
 //! passed through is [`FsError::OpenOtherwise`]: the kernel then looks the name up anew, once, and opens what that gives.

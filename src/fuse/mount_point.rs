@@ -65,12 +65,36 @@ fn real(path: &Path) -> PathBuf {
 /// there, or that a mount would hide one of `needed`. Blocks as long as the file system there does.
 pub fn check(path: &Path, needed: &[PathBuf]) -> Result<(), MountError> {
     let path = resolve_beside(path, needed)?;
-    let inspect = |source| MountError::Inspect { path: path.clone(), source };
-    match MountEntry::at(&path).map_err(inspect)? {
-        Some(entry) if !entry.is_fuse() || !is_dead(&path) => Err(MountError::InUse { path, kind: entry.kind }),
-        Some(_) => Ok(()),
-        None if !std::fs::metadata(&path).map_err(inspect)?.is_dir() => Err(MountError::NotADirectory(path)),
-        None => Ok(()),
+    match what_is_at(&path)? {
+        There::Live(entry) => Err(MountError::InUse { path, kind: entry.kind }),
+        There::Dead => Ok(()),
+        There::Nothing => must_be_directory(&path),
+    }
+}
+
+/// What is mounted at a path.
+enum There {
+    Nothing,
+    /// A FUSE mount that nobody serves any more.
+    Dead,
+    Live(MountEntry),
+}
+
+fn what_is_at(path: &Path) -> Result<There, MountError> {
+    let entry = MountEntry::at(path).map_err(|source| MountError::Inspect { path: path.to_owned(), source })?;
+    Ok(match entry {
+        None => There::Nothing,
+        Some(entry) if entry.is_fuse() && is_dead(path) => There::Dead,
+        Some(entry) => There::Live(entry),
+    })
+}
+
+fn must_be_directory(path: &Path) -> Result<(), MountError> {
+    let path = path.to_owned();
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(MountError::NotADirectory(path)),
+        Err(source) => Err(MountError::Inspect { path, source }),
     }
 }
 
@@ -83,9 +107,7 @@ pub(super) fn prepare(path: &Path, needed: &[PathBuf]) -> Result<PathBuf, MountE
     if let Some(entry) = detach_dead(&path)? {
         return Err(MountError::InUse { path, kind: entry.kind });
     }
-    if !std::fs::metadata(&path).map_err(inspect)?.is_dir() {
-        return Err(MountError::NotADirectory(path));
-    }
+    must_be_directory(&path)?;
     if std::fs::read_dir(&path).map_err(inspect)?.next().is_some() {
         tracing::warn!(mount_point = %path.display(), "the mount point is not empty; its content is hidden while mounted");
     }
@@ -100,10 +122,10 @@ pub fn clear_dead(path: &Path) -> Result<(), MountError> {
 /// Detaches the dead FUSE mounts at `path`, and tells what else is mounted there.
 fn detach_dead(path: &Path) -> Result<Option<MountEntry>, MountError> {
     for _ in 0..MAX_DEAD {
-        let there = MountEntry::at(path).map_err(|source| MountError::Inspect { path: path.to_owned(), source })?;
-        let Some(entry) = there else { return Ok(None) };
-        if !entry.is_fuse() || !is_dead(path) {
-            return Ok(Some(entry));
+        match what_is_at(path)? {
+            There::Nothing => return Ok(None),
+            There::Live(entry) => return Ok(Some(entry)),
+            There::Dead => {}
         }
         tracing::warn!(mount_point = %path.display(), "a dead mount is in the way and is detached");
         detach(path)?;

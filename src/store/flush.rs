@@ -7,9 +7,28 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 use super::blob::Blob;
+use super::index::Batch;
 use super::layout::{SYNC_FILE_SYSTEM_FROM, sync_file_system};
 use super::shared::{Shared, Snapshot};
 use crate::ids::ContentHash;
+
+/// What the index is to be told.
+enum Change<'a> {
+    Put(&'a Snapshot),
+    Touch(&'a ContentHash, u64),
+}
+
+impl Change<'_> {
+    fn carry_out(&self, batch: &mut Batch) -> Result<(), redb::Error> {
+        match self {
+            Self::Put(snapshot) if snapshot.blob.is_backed_by(&snapshot.files) => {
+                batch.put(&snapshot.blob.hash(), &snapshot.record).map(drop)
+            }
+            Self::Put(_) => Ok(()),
+            Self::Touch(hash, last_use) => batch.touch(hash, *last_use),
+        }
+    }
+}
 
 impl Shared {
     /// Puts `blob` on the list of the next flush. The caller has noted in it that it is there.
@@ -19,10 +38,15 @@ impl Shared {
             pending.blobs.push(blob);
             self.metrics.store_unflushed_blobs.inc();
             // The flusher waits for the first one, and then for time to pass or for so many.
-            if pending.blobs.len() == 1 || pending.blobs.len() == self.max_unflushed / 2 {
+            if pending.blobs.len() == 1 || pending.blobs.len() == self.enough_unflushed() {
                 self.wake.notify_all();
             }
         }
+    }
+
+    /// For so many blobs that wait for a flush no more are waited for: half of those that may.
+    pub fn enough_unflushed(&self) -> usize {
+        self.max_unflushed / 2
     }
 
     /// Flushes if very many blobs wait for that.
@@ -79,18 +103,11 @@ impl Shared {
     /// Tells the index, in commits of which each adds little to it.
     fn write_flushed(&self, snapshots: &[Snapshot], touches: &HashMap<ContentHash, u64>) -> Result<(), StoreError> {
         let limit = self.space.entries_per_commit();
-        let (mut snapshots, mut touches) = (snapshots.iter().peekable(), touches.iter().peekable());
-        while snapshots.peek().is_some() || touches.peek().is_some() {
-            self.write_index(|batch| {
-                let mut left = limit;
-                for snapshot in snapshots.by_ref().take(limit) {
-                    left -= 1;
-                    if snapshot.blob.is_backed_by(&snapshot.files) {
-                        batch.put(&snapshot.blob.hash(), &snapshot.record)?;
-                    }
-                }
-                touches.by_ref().take(left).try_for_each(|(hash, last_use)| batch.touch(hash, *last_use))
-            })?;
+        let put = snapshots.iter().map(Change::Put);
+        let changes: Vec<_> =
+            put.chain(touches.iter().map(|(hash, last_use)| Change::Touch(hash, *last_use))).collect();
+        for part in changes.chunks(limit) {
+            self.write_index(|batch| part.iter().try_for_each(|change| change.carry_out(batch)))?;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ const MAX_UNFLUSHED: u64 = 1024;
 /// What part of the descriptors that the process may have those blobs may be; each keeps two at most.
 const UNFLUSHED_PART: u64 = 8;
 
-/// See [`MAX_UNFLUSHED`]. For half of it no more are waited for.
+/// See [`MAX_UNFLUSHED`].
 pub(super) fn max_unflushed() -> usize {
     (descriptors::limit() / UNFLUSHED_PART).clamp(2, MAX_UNFLUSHED) as usize
 }
@@ -113,7 +113,7 @@ fn wait(shared: &Shared, idle: Duration, failed: bool) -> bool {
     }
     let first = Instant::now();
     while !pending.closing {
-        if pending.blobs.len() >= shared.max_unflushed / 2 && !failed {
+        if pending.blobs.len() >= shared.enough_unflushed() && !failed {
             break;
         }
         let until = due(first, shared.last_write(), failed);

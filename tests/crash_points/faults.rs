@@ -147,7 +147,7 @@ fn a_removal_that_the_index_does_not_take_removes_nothing() {
         assert_eq!(again.read(BlobRange::new(0, u64::MAX)).unwrap(), closed.content);
         assert!(store.remove_all(&remove).unwrap().iter().all(Option::is_some));
         assert_eq!(store.usage().blobs, used - 2);
-        assert!(!dir.join("blobs").join(&open.hash.to_string()[..2]).join(open.hash.to_string()).exists());
+        assert!(!content_file(dir, open).exists());
     });
 }
 

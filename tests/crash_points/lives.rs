@@ -1,7 +1,6 @@
 //! Lives in which the disk or a user alters files, and the crashes in them.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::PathBuf;
 
 use byhash::store::StoreError;
 
@@ -29,11 +28,6 @@ impl Promising<'_> {
         self.promises.push(promises);
         mark(self.promises.len() - 1);
     }
-}
-
-fn content_file(dir: &Path, sample: &Sample) -> PathBuf {
-    let name = sample.hash.to_string();
-    dir.join("blobs").join(&name[..2]).join(name)
 }
 
 fn outboard_file(dir: &Path, sample: &Sample) -> PathBuf {

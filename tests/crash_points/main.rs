@@ -8,7 +8,7 @@ mod recorder;
 
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use byhash::ids::{BlobRange, ContentHash};
@@ -23,7 +23,7 @@ const GROUP: usize = GROUP_LEN as usize;
 
 /// At most so many points of a life are tried, and the others skipped. There are some 900 in the longest, and 400 in the
 /// others. `BYHASH_CRASH_POINTS` says another number.
-const POINTS: usize = 450;
+const POINTS: usize = 1000;
 
 /// There is one recorder; what a crash leaves is looked at without it.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -86,6 +86,11 @@ fn add_together(store: &Store, dir: &Path, samples: &[Sample]) {
 
 fn scratch_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn content_file(dir: &Path, sample: &Sample) -> PathBuf {
+    let name = sample.hash.to_string();
+    dir.join("blobs").join(&name[..2]).join(name)
 }
 
 /// A store so small that [`live`] fills it, but only in the end, however much of it the index takes.
@@ -280,12 +285,15 @@ impl Life {
 }
 
 impl Crash<'_> {
-    /// Checks that `store`, opened once more, knows where a sample that was promised came from.
+    /// Checks that `store`, opened once more, has a sample that was promised and knows where it came from.
     fn check_origin(&self, store: &Store, samples: &[Sample], number: usize, origin: Origin) {
         if self.promised.iter().any(|(promised, _)| *promised == number) {
             let blob = store.blob(&samples[number].hash).unwrap();
             let blob = blob.unwrap_or_else(|| panic!("{}: sample {number} was held a moment ago", self.context));
             assert_eq!(blob.info().origin, origin, "{}", self.context);
+            let read =
+                blob.read(BlobRange::new(0, u64::MAX)).unwrap_or_else(|error| panic!("{}: {error}", self.context));
+            assert_eq!(read, samples[number].content, "{}", self.context);
         }
     }
 }

@@ -295,3 +295,18 @@ fn a_blob_is_listed_from_the_moment_it_is_complete() {
     store.flush().unwrap();
     assert_eq!(store.complete_blobs(None, 10).unwrap(), expected);
 }
+
+#[test]
+fn blobs_that_wait_to_be_flushed_are_few_however_many_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let most = store.shared.max_unflushed;
+    assert!((2..=1024).contains(&most));
+    for number in 0..2 * most as u32 {
+        let content = number.to_le_bytes().to_vec();
+        let (hash, outboard) = build_outboard(&content);
+        Sample { hash, content, outboard }.write_all(&store);
+        let unflushed = store.shared.pending.lock().blobs.len();
+        assert!(unflushed <= most + 1, "{unflushed} keep their files open");
+    }
+}
