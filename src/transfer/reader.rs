@@ -54,7 +54,8 @@ impl Reader {
         let mut joined: Vec<u8> = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let (first, segment) = self.shared.recent.get(&self.hash, start / GROUP_LEN)?;
+            let (first, segment) =
+                self.shared.recent.get(&self.hash, start / GROUP_LEN..range.end.div_ceil(GROUP_LEN))?;
             let at = first * GROUP_LEN;
             let end = range.end.min(at + segment.len() as u64);
             let part = (start - at) as usize..(end - at) as usize;
@@ -95,7 +96,7 @@ impl Reader {
         for groups in left.clone().iter() {
             let mut group = groups.start;
             while group < groups.end {
-                let Some((first, bytes)) = self.shared.recent.get(&self.hash, group) else {
+                let Some((first, bytes)) = self.shared.recent.get(&self.hash, group..groups.end) else {
                     group += 1;
                     continue;
                 };

@@ -4,6 +4,7 @@
 //! second verification. When the cache cannot take a blob (full, failing), this is also what keeps
 //! read-ahead useful.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use super::buffers::SEGMENT_LEN;
 use crate::ids::ContentHash;
 use crate::metrics::Metrics;
-use crate::verify::GROUP_LEN;
+use crate::verify::{GROUP_LEN, groups_from};
 
 /// Bytes of memory the segments may take, counted as the buffers they pin. A quarter of the budget;
 /// twice as much made reading no faster.
@@ -22,7 +23,9 @@ pub(super) const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 4;
 /// Groups in one segment.
 pub const SEGMENT_GROUPS: u64 = SEGMENT_LEN as u64 / GROUP_LEN;
 
-/// A cache of verified bytes, by blob and segment number, the least recently used given up first.
+/// A cache of verified bytes, by blob and segment number. What has been read to its end is given up first, and then what
+/// came first: as many bytes as this holds may be fetched ahead of a reader, and what it has read already must not push
+/// them out.
 pub struct RecentSegments {
     inner: Mutex<Inner>,
     metrics: Arc<Metrics>,
@@ -71,13 +74,18 @@ impl RecentSegments {
         self.metrics.recent_bytes.sub(before as u64);
     }
 
-    /// The remembered bytes of the segment with `group`: the first group and the bytes. `None`
-    /// when `group` itself is not among them.
-    pub fn get(&self, hash: &ContentHash, group: u64) -> Option<(u64, Bytes)> {
+    /// The remembered bytes of the segment with the first of the `wanted` groups: their first group and the bytes.
+    /// `None` when the first wanted group is not among them. What is wanted to its end has most likely been of its use.
+    pub fn get(&self, hash: &ContentHash, wanted: Range<u64>) -> Option<(u64, Bytes)> {
+        let key = (*hash, wanted.start / SEGMENT_GROUPS);
         let mut inner = self.inner.lock();
-        let part = inner.segments.get(&(*hash, group / SEGMENT_GROUPS))?;
-        let end = part.first + (part.bytes.len() as u64).div_ceil(GROUP_LEN);
-        (part.first <= group && group < end).then(|| (part.first, part.bytes.clone()))
+        let part = inner.segments.peek(&key)?;
+        let groups = groups_from(part.first, part.bytes.len());
+        let found = groups.contains(&wanted.start).then(|| (part.first, part.bytes.clone()))?;
+        if wanted.end >= groups.end {
+            inner.segments.demote(&key);
+        }
+        Some(found)
     }
 }
 
@@ -90,11 +98,11 @@ mod tests {
         let recent = RecentSegments::new(Arc::default());
         let hash = ContentHash::of(b"a");
         recent.insert(hash, 18, Bytes::from(vec![7; 2 * GROUP_LEN as usize]));
-        assert!(recent.get(&hash, 17).is_none());
-        assert_eq!(recent.get(&hash, 18).unwrap().0, 18);
-        assert_eq!(recent.get(&hash, 19).unwrap().0, 18);
-        assert!(recent.get(&hash, 20).is_none());
-        assert!(recent.get(&ContentHash::of(b"b"), 18).is_none());
+        assert!(recent.get(&hash, 17..18).is_none());
+        assert_eq!(recent.get(&hash, 18..19).unwrap().0, 18);
+        assert_eq!(recent.get(&hash, 19..20).unwrap().0, 18);
+        assert!(recent.get(&hash, 20..21).is_none());
+        assert!(recent.get(&ContentHash::of(b"b"), 18..19).is_none());
     }
 
     #[test]
@@ -106,8 +114,25 @@ mod tests {
             recent.insert(hash, i * SEGMENT_GROUPS, Bytes::from(vec![0; SEGMENT_LEN]));
         }
         assert!(recent.inner.lock().pinned <= RECENT_LEN);
-        assert!(recent.get(&hash, 0).is_none(), "the oldest goes first");
-        assert!(recent.get(&hash, (count - 1) * SEGMENT_GROUPS).is_some());
+        assert!(recent.get(&hash, 0..1).is_none(), "the oldest goes first");
+        assert!(recent.get(&hash, (count - 1) * SEGMENT_GROUPS..count * SEGMENT_GROUPS).is_some());
+    }
+
+    #[test]
+    fn what_was_read_does_not_push_out_what_was_fetched_ahead() {
+        let recent = RecentSegments::new(Arc::default());
+        let hash = ContentHash::of(b"a");
+        let groups = |segment: u64| segment * SEGMENT_GROUPS..(segment + 1) * SEGMENT_GROUPS;
+        let count = (RECENT_LEN / SEGMENT_LEN) as u64;
+        for come in 0..4 * count {
+            // As a stream does that is as far behind as it can be.
+            if let Some(read) = (come + 1).checked_sub(count) {
+                let (first, half) = (groups(read).start, groups(read).start + SEGMENT_GROUPS / 2);
+                assert!(recent.get(&hash, first..half).is_some(), "segment {read}, its first half");
+                assert!(recent.get(&hash, half..groups(read).end).is_some(), "segment {read}, its second half");
+            }
+            recent.insert(hash, groups(come).start, Bytes::from(vec![0; SEGMENT_LEN]));
+        }
     }
 
     #[tokio::test]
