@@ -1,6 +1,7 @@
 //! What the benches share: nodes, content, the floor of bare lanes, processor time.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+pub mod bare_fuse;
 pub mod mounted;
 pub mod running;
 
