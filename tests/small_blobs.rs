@@ -12,7 +12,7 @@ use byhash::ids::{BlobRange, ContentHash, KnowledgeProof, LaneBinding};
 use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
 use byhash::transport::memory::{Fault, MemoryNetwork};
 use byhash::transport::{Acceptor, BoxLane, Dialer, read_message, write_message};
-use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, Message, end_len};
+use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_WHOLE_END_LEN, Message, end_len};
 use support::hostile::{self, VICES, Vice};
 use support::{TestNode, content, node_id};
 use tokio::io::AsyncReadExt;
@@ -20,13 +20,17 @@ use tokio::time::Instant;
 
 const GROUP: usize = 16 * 1024;
 
+/// Bytes up to which a blob comes whole.
+const WHOLE: usize = MAX_WHOLE_END_LEN as usize;
+
 #[tokio::test(start_paused = true)]
-async fn a_blob_of_one_group_comes_with_the_answer_and_of_a_larger_one_its_end_does() {
+async fn a_blob_of_few_groups_comes_with_the_answer_and_of_a_larger_one_its_end_does() {
     let network = MemoryNetwork::new();
     let holder = TestNode::start(&network, 1, &[]);
     let node = TestNode::start(&network, 2, &[1]);
     let mut came = 0;
-    for (size, is_small) in [(1, true), (4096, true), (GROUP, true), (GROUP + 1, false), (50_000, false)] {
+    for size in [1, 4096, GROUP, GROUP + 1, 50_000, WHOLE, WHOLE + 1, 100_000] {
+        let is_small = size <= WHOLE;
         let bytes = content(size as u64, size);
         let hash = holder.hold(&bytes);
         let exchanges = node.metrics.exchanges_started.get();
@@ -47,7 +51,7 @@ async fn a_blob_of_one_group_comes_with_the_answer_and_of_a_larger_one_its_end_d
 
 #[tokio::test(start_paused = true)]
 async fn many_asked_for_at_once_come_with_few_answers() {
-    const COUNT: usize = 100;
+    const COUNT: usize = 300;
     let network = MemoryNetwork::new();
     let holder = TestNode::start(&network, 1, &[]);
     let node = TestNode::start(&network, 2, &[1]);
@@ -160,18 +164,23 @@ async fn who_has_only_heard_the_question_gets_no_content() {
 async fn no_more_goes_with_an_answer_than_may() {
     let network = MemoryNetwork::new();
     let holder = TestNode::start(&network, 1, &[]);
-    let hashes: Vec<_> = (0..6).map(|seed| holder.hold(&content(seed, GROUP))).collect();
+    let sizes = [WHOLE, WHOLE, WHOLE, GROUP, 2 * GROUP, WHOLE, 100];
+    let goes = [true, true, false, true, false, false, true];
+    let blobs: Vec<_> = (0..).zip(sizes).map(|(seed, size)| content(seed, size)).collect();
+    let hashes: Vec<_> = blobs.iter().map(|bytes| holder.hold(bytes)).collect();
     let mut lane = lane(&network).await;
     let binding = *lane.binding();
     let question =
         |hash: &ContentHash| HaveQuestion { key: hash.have_key(), proof: Some(hash.knowledge_proof(&binding)) };
     let answers = ask(&mut lane, hashes.iter().map(question).collect()).await;
-    assert_eq!(answers[..4], [const { HaveAnswer::WithEnd { size: GROUP as u64 } }; 4]);
-    assert_eq!(answers[4..], [HaveAnswer::Complete, HaveAnswer::Complete]);
-    let mut sent = vec![0; 4 * GROUP];
-    lane.read_exact(&mut sent).await.unwrap();
-    for (seed, part) in sent.chunks(GROUP).enumerate() {
-        assert!(part == content(seed as u64, GROUP));
+    for ((answer, bytes), goes) in answers.iter().zip(&blobs).zip(goes) {
+        let size = bytes.len() as u64;
+        assert_eq!(*answer, if goes { HaveAnswer::WithEnd { size } } else { HaveAnswer::Complete });
+        if goes {
+            let mut sent = vec![0; end_len(size)];
+            lane.read_exact(&mut sent).await.unwrap();
+            assert!(sent.ends_with(bytes));
+        }
     }
     // The lane is in order, and all that was taken has been given back.
     assert_eq!(ask(&mut lane, vec![HaveQuestion::bare(hashes[0].have_key())]).await, [HaveAnswer::Complete]);
@@ -182,7 +191,7 @@ async fn no_more_goes_with_an_answer_than_may() {
 #[tokio::test(start_paused = true)]
 async fn whatever_one_sends_with_its_answer_the_bytes_are_right_or_another_s() {
     for &vice in VICES {
-        for size in [1, 5000, GROUP, GROUP + 1, 300_000, 3_000_000] {
+        for size in [1, 5000, GROUP, GROUP + 1, WHOLE, WHOLE + 1, 300_000, 3_000_000] {
             let network = MemoryNetwork::new();
             let bytes = content(7, size);
             hostile::start(&network, 1, &bytes, vice);

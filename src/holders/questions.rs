@@ -30,7 +30,8 @@ pub(super) struct Said {
 pub struct End {
     /// The size that the blob has if it tells the truth, in bytes.
     pub size: u64,
-    /// The proof of the last group, then that group: as many bytes as [`end_len`](crate::wire::end_len) says.
+    /// The proof of the [groups that belong to it](crate::wire::end_groups), then these: as many bytes as
+    /// [`end_len`](crate::wire::end_len) says.
     pub bytes: Bytes,
 }
 

@@ -25,11 +25,16 @@ use super::in_place::note_time_if_possible;
 use super::record::Origin;
 use crate::ids::{BlobRange, ContentHash};
 use crate::verify::{
-    GROUP_LEN, Proof, VerifyError, bytes_of, group_count, group_len, groups_of, proof_len, proof_runs,
+    GROUP_LEN, Proof, VerifyError, build_outboard, bytes_of, group_count, group_len, groups_of, outboard_len,
+    proof_len, proof_runs,
 };
 
 /// Groups that are read and checked at a time, where much is checked (1 MiB).
 pub(super) const CHECK_GROUPS: u64 = 64;
+
+/// Groups of a blob up to which it is read and hashed where blocking is not allowed (64 KiB): that takes less than
+/// another thread to do it.
+const MAX_AT_ONCE_GROUPS: u64 = 4;
 
 /// Fills `buf` from what the kernel has of the file in memory; false if that is not all.
 fn read_cached(file: &File, start: u64, buf: &mut [u8]) -> bool {
@@ -163,26 +168,34 @@ impl Blob {
         read_cached(&files.content, start, buf) && files.stamp().is_ok_and(|now| now == stamp)
     }
 
-    /// Fills `buf` with all of a complete blob of one group, verified, if that does not take the disk. False otherwise;
-    /// [`Blob::read_into`] then does what it takes. May be called where blocking is not allowed.
+    /// Fills `buf` with the proof of all groups of a complete blob of a few, and then with these, verified, if that does
+    /// not take the disk. False otherwise; [`Blob::read_proof`] and [`Blob::read_into`] then do what it takes. May be
+    /// called where blocking is not allowed.
     pub fn read_small_at_once(self: &Arc<Self>, buf: &mut [u8]) -> bool {
         let (complete, in_place, files) = {
             let state = self.state();
             (state.complete, state.origin == Origin::Reference, state.files.clone())
         };
-        if !complete || in_place || group_count(self.size()) != 1 || buf.len() as u64 != self.size() {
+        let proof_len = outboard_len(self.size());
+        let is_small = self.size() > 0 && group_count(self.size()) <= MAX_AT_ONCE_GROUPS;
+        if !complete || in_place || !is_small || buf.len() as u64 != proof_len + self.size() {
             return false;
         }
+        let (proof, content) = buf.split_at_mut(proof_len as usize);
         self.touch_sometimes();
         let is_read = match files {
-            Some(files) => read_cached(&files.content, 0, buf),
+            Some(files) => read_cached(&files.content, 0, content),
             None => {
                 let file = open_cached(&self.shared.layout.content(&self.hash()));
-                file.is_some_and(|file| read_cached(&file, 0, buf))
+                file.is_some_and(|file| read_cached(&file, 0, content))
             }
         };
-        // As cheap as to ask whether the file is still what was found right before.
-        is_read && ContentHash::of(buf) == self.hash()
+        // As cheap as to ask whether the file is still what was found right before, and to open and read the outboard.
+        is_read && {
+            let (hash, outboard) = build_outboard(content);
+            proof.copy_from_slice(&outboard);
+            hash == self.hash()
+        }
     }
 
     /// Checks `groups`, which must be held, against the hash, as reading them would; groups found

@@ -19,7 +19,7 @@ const SEQUENTIAL_GROUPS: u64 = 16;
 
 const _: () = assert!(PIECE_GROUPS.is_power_of_two() && PIECE_GROUPS * GROUP_LEN == PIECE_LEN as u64);
 
-/// Hashes `content` on all cores: its name and its outboard.
+/// Hashes `content` on all cores, and on this one alone if it is short: its name and its outboard.
 pub fn build_outboard(content: &[u8]) -> (ContentHash, Vec<u8>) {
     let size = content.len() as u64;
     let mut outboard = vec![0; outboard_len(size) as usize];

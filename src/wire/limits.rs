@@ -27,9 +27,13 @@ pub const MAX_HAVE_KEYS: usize = 256;
 /// The most ranges in one reply to a have-query, over all its answers.
 pub const MAX_HAVE_RANGES: usize = 256;
 
-/// The most that may come behind one reply to a have-query, in bytes: what a lane kept free of bulk carries in one
-/// go. The end of the longest blob fits.
-pub const MAX_HAVE_CONTENT: usize = 4 * GROUP_LEN as usize;
+/// The largest blob, in bytes, all of which comes with the answer to a have-query. Such files are many (sources, headers,
+/// objects), and with a request of their own they take twice the round trips.
+pub const MAX_WHOLE_END_LEN: u64 = 4 * GROUP_LEN;
+
+/// The most that may come behind one reply to a have-query, in bytes: it holds up the other answers of the reply. Two
+/// of the largest whole blobs, and some small ones; the end of the longest blob fits.
+pub const MAX_HAVE_CONTENT: usize = 10 * GROUP_LEN as usize;
 
 /// The length of a [`HaveKey`](crate::ids::HaveKey), in bytes.
 const HAVE_KEY_LEN: usize = 32;

@@ -1,14 +1,17 @@
 //! The messages, and the rules that each must keep.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::RefusedReason;
 use super::bounded::{bounded_vec, optional_transfer_id, transfer_id};
 use super::limits::{
-    GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_HAVE_CONTENT, MAX_HAVE_KEYS, MAX_HAVE_RANGES, MAX_RANGE_LEN, VERSION,
+    GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_HAVE_CONTENT, MAX_HAVE_KEYS, MAX_HAVE_RANGES, MAX_RANGE_LEN,
+    MAX_WHOLE_END_LEN, VERSION,
 };
 use crate::ids::{BlobRange, ContentHash, HaveKey, KnowledgeProof, TransferId};
-use crate::verify::{group_len, last_group, proof_len};
+use crate::verify::{bytes_of, group_count, last_group, proof_len};
 
 /// Message 1, the first in each direction. Its layout is the same in every version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +86,9 @@ pub enum HaveAnswer {
         #[serde(deserialize_with = "bounded_vec::<_, _, MAX_HAVE_RANGES>")]
         ranges: Vec<(u64, u64)>,
     },
-    /// All of it, and its end, which proves the size, comes behind this frame: the proof of the last group, then
-    /// that group, [`end_len`] bytes together and [`MAX_HAVE_CONTENT`] at most over all answers of a reply. Of a blob
-    /// of one group that is all of it, without a proof.
+    /// All of it, and its end, which proves the size, comes behind this frame: the proof of the groups that
+    /// [`end_groups`] says, then those groups, [`end_len`] bytes together and [`MAX_HAVE_CONTENT`] at most over all
+    /// answers of a reply.
     WithEnd {
         /// The size of the blob in bytes, not 0, at most [`MAX_BLOB_LEN`]: a claim until its end matches the hash.
         size: u64,
@@ -202,11 +205,17 @@ impl Message {
     }
 }
 
-/// The bytes that come behind a [`HaveAnswer::WithEnd`] for a blob of `size` bytes: at most a group and
-/// [`MAX_DEPTH`](crate::verify::MAX_DEPTH) nodes.
+/// The groups that come behind a [`HaveAnswer::WithEnd`] for a blob of `size` bytes: all up to [`MAX_WHOLE_END_LEN`],
+/// the last one of a larger blob.
+pub fn end_groups(size: u64) -> Range<u64> {
+    if size <= MAX_WHOLE_END_LEN { 0..group_count(size) } else { last_group(size) }
+}
+
+/// The bytes that come behind a [`HaveAnswer::WithEnd`] for a blob of `size` bytes: the proof of [`end_groups`] and
+/// those groups, at most [`MAX_WHOLE_END_LEN`] and [`MAX_DEPTH`](crate::verify::MAX_DEPTH) nodes.
 pub fn end_len(size: u64) -> usize {
-    let last = last_group(size);
-    proof_len(size, std::slice::from_ref(&last)) + group_len(size, last.start)
+    let groups = end_groups(size);
+    proof_len(size, std::slice::from_ref(&groups)) + bytes_of(size, &groups).len() as usize
 }
 
 fn check_answers(answers: &[HaveAnswer]) -> Result<(), &'static str> {

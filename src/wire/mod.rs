@@ -60,9 +60,10 @@ mod tests;
 pub use codec::{WireError, decode, encode, frame_len};
 pub use limits::{
     FRAME_PREFIX_LEN, GROUP_LEN, MAX_BLOB_GROUPS, MAX_BLOB_LEN, MAX_FRAME_LEN, MAX_HAVE_CONTENT, MAX_HAVE_KEYS,
-    MAX_HAVE_RANGES, MAX_RANGE_LEN, VERSION,
+    MAX_HAVE_RANGES, MAX_RANGE_LEN, MAX_WHOLE_END_LEN, VERSION,
 };
 pub use message::{
-    Busy, Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, Message, NotFound, Refused, Request, end_len,
+    Busy, Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, Message, NotFound, Refused, Request, end_groups,
+    end_len,
 };
 pub use reason::RefusedReason;

@@ -226,6 +226,8 @@ fn fields_out_of_bounds_are_refused() {
     let mut answers = vec![full; MAX_HAVE_CONTENT / GROUP_LEN as usize];
     answers.push(HaveAnswer::WithEnd { size: 1 });
     breaks_a_rule(3, &reply(answers));
+    // Blobs that come whole count with all that comes of them.
+    breaks_a_rule(3, &reply(vec![HaveAnswer::WithEnd { size: MAX_WHOLE_END_LEN }; 3]));
     for proofs in [0, 1, 3] {
         let answers = vec![HaveAnswer::Complete, HaveAnswer::None, partial(&[(0, 1)])];
         breaks_a_rule(3, &HaveReply { answers, proofs: vec![KnowledgeProof([0; KnowledgeProof::LEN]); proofs] });

@@ -5,12 +5,10 @@ use std::ops::Range;
 use byhash::ids::{ContentHash, KnowledgeProof};
 use byhash::transport::memory::MemoryNetwork;
 use byhash::transport::{Acceptor, BoxLane, read_message, write_message};
-use byhash::verify::{
-    GROUP_LEN, build_outboard, bytes_of, group_count, groups_of, last_group, proof_runs, with_last_group,
-};
+use byhash::verify::{GROUP_LEN, build_outboard, bytes_of, group_count, groups_of, proof_runs, with_last_group};
 use byhash::wire::{
     Busy, Found, HaveAnswer, HaveQuestion, HaveReply, Message, NotFound, Refused, RefusedReason, Request, encode,
-    end_len,
+    end_groups, end_len,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::task::{AbortHandle, JoinSet};
@@ -157,7 +155,7 @@ impl Holder {
                     let proofs = had.map(proof).collect();
                     write_message(&mut lane, &Message::HaveReply(HaveReply { answers, proofs })).await.ok()?;
                     if let Some(size) = claimed {
-                        let mut body = self.body(std::slice::from_ref(&last_group(self.content.len() as u64)));
+                        let mut body = self.body(std::slice::from_ref(&end_groups(self.content.len() as u64)));
                         body.resize(end_len(size), 0);
                         if let Vice::FlipsEnd(at) = self.vice {
                             let at = at.min(body.len() - 1);

@@ -241,27 +241,31 @@ fn what_was_found_right_is_read_at_once_until_the_file_changes() {
 fn a_small_blob_that_is_in_memory_is_read_at_once_and_never_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let (small, longer, full) = (Sample::new(4096, 1), Sample::new(GROUP + 1, 2), Sample::new(GROUP, 3));
+    let (small, longer, full) = (Sample::new(4096, 1), Sample::new(4 * GROUP + 1, 2), Sample::new(4 * GROUP, 3));
     [&small, &longer, &full].into_iter().for_each(|sample| drop(sample.write_all(&store)));
+    let whole = |sample: &Sample| [sample.outboard.clone(), sample.content.clone()].concat();
     let read = |store: &Store, sample: &Sample, len: usize| {
         let mut buf = vec![0; len];
         let blob = store.blob(&sample.hash).unwrap().unwrap();
         blob.read_small_at_once(&mut buf).then_some(buf)
     };
-    assert_eq!(read(&store, &longer, GROUP + 1), None, "more than a group");
-    for (wrong, len) in [(&small, 4095), (&small, 4097), (&small, 0), (&full, GROUP - 1)] {
+    assert_eq!(read(&store, &longer, whole(&longer).len()), None, "more than a few groups");
+    for (wrong, len) in [(&small, 4095), (&small, 4097), (&small, 0), (&full, 4 * GROUP), (&full, 0)] {
         assert_eq!(read(&store, wrong, len), None, "not all of it");
     }
     // With its files open, and, on the file systems that can say what they have in memory, without.
-    let blob = store.blob(&small.hash).unwrap().unwrap();
-    blob.read(BlobRange::new(0, 1)).unwrap();
-    assert_eq!(read(&store, &small, 4096).as_ref(), Some(&small.content));
-    drop((blob, store));
+    for sample in [&small, &full] {
+        let blob = store.blob(&sample.hash).unwrap().unwrap();
+        blob.read(BlobRange::new(0, 1)).unwrap();
+        assert_eq!(blob.read_proof(&[sample.all()]).unwrap(), sample.outboard);
+        assert_eq!(read(&store, sample, whole(sample).len()), Some(whole(sample)));
+    }
+    drop(store);
     let store = open(dir.path());
     for sample in [&small, &full] {
-        assert!(read(&store, sample, sample.content.len()).is_none_or(|read| read == sample.content));
-        flip(&content_path(dir.path(), &sample.hash), 5);
-        assert_eq!(read(&store, sample, sample.content.len()), None, "it is no longer right");
+        assert!(read(&store, sample, whole(sample).len()).is_none_or(|read| read == whole(sample)));
+        flip(&content_path(dir.path(), &sample.hash), sample.content.len() as u64 - 5);
+        assert_eq!(read(&store, sample, whole(sample).len()), None, "it is no longer right");
     }
     fs::remove_file(content_path(dir.path(), &small.hash)).unwrap();
     assert_eq!(read(&store, &small, 4096), None);

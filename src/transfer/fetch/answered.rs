@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use super::actor::Actor;
 use super::flight::store_behind;
 use crate::holders::End;
-use crate::verify::{Proof, last_group, proof_len};
+use crate::verify::{Proof, proof_len};
+use crate::wire::{MAX_WHOLE_END_LEN, end_groups};
 
 /// How long nobody is sent a request while the first holder may be about to send the end with its answer: round trips
-/// to it,
+/// to it, besides the time that as much takes as may come,
 const ANSWER_ROUND_TRIPS: u32 = 2;
 
 /// at least,
@@ -34,8 +35,11 @@ impl Actor {
     pub(super) fn ask_to_send(&mut self) -> Option<usize> {
         let unknown = self.size.is_none() && self.has_demand();
         let index = self.shared.holders.first_to_send(&self.hash).filter(|_| unknown)?;
-        let round_trip = self.shared.holders.peers()[index].round_trip().unwrap_or_default();
-        let patience = (round_trip * ANSWER_ROUND_TRIPS).clamp(MIN_AWAITED, MAX_AWAITED);
+        let peer = &self.shared.holders.peers()[index];
+        let content_secs = peer.rate().map_or(0.0, |rate| MAX_WHOLE_END_LEN as f64 / rate);
+        let patience = peer.round_trip().unwrap_or_default() * ANSWER_ROUND_TRIPS
+            + Duration::from_secs_f64(content_secs.min(MAX_AWAITED.as_secs_f64()));
+        let patience = patience.clamp(MIN_AWAITED, MAX_AWAITED);
         self.patience.awaited = Some(Awaited { index, until: Instant::now() + patience });
         Some(index)
     }
@@ -48,11 +52,11 @@ impl Actor {
     /// The peer with index `index` has sent the end of the blob with its answer, which proves the size if it is right.
     pub(super) fn take_end(&mut self, index: usize, end: &End) {
         let size = end.size;
-        let last = last_group(size);
-        let proof_len = proof_len(size, std::slice::from_ref(&last));
+        let groups = end_groups(size);
+        let proof_len = proof_len(size, std::slice::from_ref(&groups));
         let (proof, content) = (end.bytes.slice(..proof_len), end.bytes.slice(proof_len..));
-        let proof = Proof::verify(&self.hash, size, std::slice::from_ref(&last), proof.to_vec());
-        let checked = |proof: Proof| proof.check_groups(last.start, &content).map(|()| proof);
+        let proof = Proof::verify(&self.hash, size, std::slice::from_ref(&groups), proof.to_vec());
+        let checked = |proof: Proof| proof.check_groups(groups.start, &content).map(|()| proof);
         let proof = match proof.and_then(checked) {
             Ok(proof) => proof,
             Err(error) => {
@@ -75,17 +79,17 @@ impl Actor {
             Some(mut buffer) => {
                 buffer.copy_from_slice(&content);
                 let content = buffer.freeze();
-                self.shared.recent.insert(self.hash, last.start, content.clone());
+                self.shared.recent.insert(self.hash, groups.start, content.clone());
                 content
             }
             // What is remembered is paid for; this is gone once it is written.
             None => content,
         };
         self.note_size(size);
-        self.waiters.deliver(last.start, &content, self.patience.surveys_begun);
-        self.ahead.remove(last.clone());
-        self.landing.insert(last.clone());
+        self.waiters.deliver(groups.start, &content, self.patience.surveys_begun);
+        self.ahead.remove(groups.clone());
+        self.landing.insert(groups.clone());
         self.patience.renew();
-        store_behind(&self.shared, self.hash, Arc::new(proof), vec![(last.start, content)], &self.outlet, None);
+        store_behind(&self.shared, self.hash, Arc::new(proof), vec![(groups.start, content)], &self.outlet, None);
     }
 }

@@ -14,9 +14,9 @@ use crate::ids::{ContentHash, LaneBinding, PeerId, Priority, TransferId};
 use crate::store::{Blob, StoreError};
 use crate::transfer::buffers::Buffer;
 use crate::transport::BoxLane;
-use crate::verify::{GROUP_LEN, bytes_of, last_group};
+use crate::verify::{GROUP_LEN, bytes_of};
 use crate::wire::{
-    Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_HAVE_RANGES, Message, encode, end_len,
+    Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_HAVE_RANGES, Message, encode, end_groups, end_len,
 };
 
 /// Questions up to which the index is asked at once: a look into it takes less than another thread to do it.
@@ -50,7 +50,7 @@ impl Server {
             }
         };
         let sent = blobs.len() as u64;
-        let content_len: u64 = blobs.iter().map(|blob| bytes_of(blob.size(), &last_group(blob.size())).len()).sum();
+        let content_len: u64 = blobs.iter().map(|blob| bytes_of(blob.size(), &end_groups(blob.size())).len()).sum();
         if sent > 0
             && self.turns.allow_sending()
             && let Some(_place) = self.place(peer)
@@ -153,13 +153,13 @@ fn each(blobs: &[Arc<Blob>], buffer: &mut [u8], read: impl Fn(&Arc<Blob>, &mut [
     })
 }
 
-/// Fills `part` with the end of `blob`: the proof of the last group, and that group.
+/// Fills `part` with the end of `blob`: the proof of its groups, and these.
 fn read_end(blob: &Arc<Blob>, part: &mut [u8]) -> Result<(), StoreError> {
-    let last = last_group(blob.size());
-    let proof = blob.read_proof(std::slice::from_ref(&last))?;
-    let (nodes, group) = part.split_at_mut(proof.len());
+    let groups = end_groups(blob.size());
+    let proof = blob.read_proof(std::slice::from_ref(&groups))?;
+    let (nodes, content) = part.split_at_mut(proof.len());
     nodes.copy_from_slice(&proof);
-    blob.read_into(last.start * GROUP_LEN, group)
+    blob.read_into(groups.start * GROUP_LEN, content)
 }
 
 /// Whether who asks has proved to know the hash, on the lane on which it asks.
