@@ -14,6 +14,7 @@ use byhash::transport::memory::{Fault, MemoryNetwork};
 use byhash::transport::{Acceptor, BoxLane, Dialer, read_message, write_message};
 use byhash::wire::{Have, HaveAnswer, HaveQuestion, HaveReply, MAX_HAVE_CONTENT, MAX_WHOLE_END_LEN, Message, end_len};
 use support::hostile::{self, VICES, Vice};
+use support::slow::{Link, SlowDialer};
 use support::{TestNode, content, node_id};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
@@ -112,6 +113,28 @@ async fn one_that_is_asked_to_send_it_and_says_nothing_costs_little() {
         }
         network.set_fault(node_id(number), Fault::None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_a_slow_link_long_is_not_asked_for_again_meanwhile() {
+    let network = MemoryNetwork::new();
+    let holders = [1, 2].map(|number| TestNode::start(&network, number, &[]));
+    // 16 Mbit/s, of which each has half: the blobs take 33 ms each.
+    let dialer = SlowDialer::new(network.dialer(node_id(9)), Link::new(Duration::from_millis(1), 2_000_000));
+    let node = TestNode::with_dialer(&network, 9, &[1, 2], 1 << 30, Arc::new(dialer));
+    let hold = |seed, size| {
+        let bytes = content(seed, size);
+        holders[0].hold(&bytes);
+        holders[1].hold(&bytes)
+    };
+    // How fast they are is known after this.
+    node.engine.fetch(hold(0, 4 << 20), |_, _| {}).await.unwrap();
+    let exchanges = node.metrics.exchanges_started.get();
+    for seed in 1..20 {
+        assert_eq!(node.read(hold(seed, WHOLE), WHOLE as u64).await.unwrap().len(), WHOLE);
+    }
+    assert_eq!(node.metrics.exchanges_started.get(), exchanges);
+    assert_eq!(node.metrics.came_with_answer.get(), 20);
 }
 
 /// A lane of node 8 to node 1.
