@@ -41,6 +41,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+while [ "$prefix" != "${prefix%/}" ]; do prefix=${prefix%/}; done
+
 case $prefix in
 *[!A-Za-z0-9/._+-]*) fail "PREFIX '$prefix' has characters that a systemd unit cannot hold" ;;
 /*) ;;
@@ -64,6 +66,12 @@ if [ "$uninstall" = yes ]; then
     if [ -f "$settings" ] && [ -f "$example" ] && cmp -s "$settings" "$example"; then
         rm -f "$settings"
     fi
+    if [ -z "$destdir" ] && [ -n "$(find /etc/systemd/system -name 'byhash*.service' -type l 2>/dev/null)" ]; then
+        echo "enabled services stay so: systemctl disable --now byhash (and byhash@...)" >&2
+    fi
+    for file in "$program" "$helper" "$unit"; do
+        [ -e "$file" ] || echo "not there: $file (PREFIX, SBINDIR and UNITDIR must be as when it was installed)" >&2
+    done
     rm -f "$program" "$helper" "$unit" "$template" "$example"
     rmdir "$(dirname "$example")" 2>/dev/null || :
     [ ! -e "$settings" ] || echo "kept: $settings"

@@ -1,6 +1,5 @@
-//! Leaving a node in the background: the program starts itself anew, in a session of its own, and
-//! waits until that process is ready. Forking would be simpler to say but not to do: threads do
-//! not survive it.
+//! Leaving a node in the background: the program starts itself anew and waits until that process is ready, which then
+//! leaves for a session of its own. Forking would be simpler to say but not to do: threads do not survive it.
 
 use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom};
@@ -37,10 +36,6 @@ pub(super) fn start(state: &StateDir) -> Result<(), CommandError> {
     let mut command = Command::new(program);
     command.args(detached(std::env::args_os().skip(1))).stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(log.try_clone().map_err(log_failed)?);
-    // SAFETY: setsid is async-signal-safe and touches no memory.
-    unsafe {
-        command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
-    }
     let line = block_on(first_line(command))?;
     match line {
         Ok(ready) => print(&ready),
@@ -50,6 +45,15 @@ pub(super) fn start(state: &StateDir) -> Result<(), CommandError> {
             log.read_to_end(&mut text).map_err(log_failed)?;
             Err(failure(status, &String::from_utf8_lossy(&text), &path.display().to_string()))
         }
+    }
+}
+
+/// Leaves the session of whoever started the process, whose end is its end no longer. Not before it is mounted: to an
+/// automount point that is being mounted on, only the process group of who does it has access.
+pub(super) fn leave_session() {
+    // SAFETY: setsid has no preconditions.
+    if unsafe { libc::setsid() } < 0 {
+        tracing::debug!("it leads a process group of its own already");
     }
 }
 

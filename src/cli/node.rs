@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::background;
 use super::failure::CommandError;
 use super::leaving::lingering;
 use super::output::print;
@@ -129,6 +130,9 @@ async fn attend(
         },
         None => None,
     };
+    if awaited {
+        background::leave_session();
+    }
     if announce(node.id(), node.listen_addr()) || !awaited {
         run_until_the_end(mount.as_ref(), signals).await;
     } else {

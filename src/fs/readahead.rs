@@ -10,9 +10,13 @@ use std::collections::VecDeque;
 use crate::ids::BlobRange;
 use crate::transfer::NEAR_AHEAD_LEN;
 
-/// A run this long (in bytes) is taken for sequential reading. The kernel asks for 16 KiB when a
-/// program reads a page at the beginning of a file, and for 64 KiB or more when it streams.
+/// A run from the beginning of a file that is this long (in bytes) is taken for sequential reading. The kernel asks for
+/// 16 KiB when a program reads a page there, and for 64 KiB or more when it streams.
 const MIN_RUN: u64 = 64 * 1024;
+
+/// The same of a run that begins elsewhere: more than the kernel reads around a page of a mapped file that is touched,
+/// which is all of its window, in several reads.
+const MIN_RUN_ELSEWHERE: u64 = 1024 * 1024 + 1;
 
 /// The first window in bytes: two of the kernel's default reads.
 const MIN_WINDOW: u64 = 256 * 1024;
@@ -41,8 +45,8 @@ struct Run {
     next: u64,
     /// Bytes read in it.
     len: u64,
-    /// Whether it began where reading was expected: at the beginning, or by a second read.
-    confirmed: bool,
+    /// Bytes from which on it is sequential reading.
+    least: u64,
     /// One past what has been asked for ahead.
     ahead: u64,
 }
@@ -50,7 +54,7 @@ struct Run {
 impl ReadAhead {
     /// For a blob of `size` bytes. Reading is expected to begin at its beginning.
     pub fn new(size: u64) -> Self {
-        Self { size, runs: VecDeque::from([Run::default()]) }
+        Self { size, runs: VecDeque::from([Run { least: MIN_RUN, ..Run::default() }]) }
     }
 
     /// Notes a read of `range` (within the size, not empty) and returns what to fetch ahead of
@@ -70,7 +74,8 @@ impl ReadAhead {
             }
             None => {
                 self.runs.truncate(MAX_RUNS - 1);
-                self.runs.push_front(Run { next: range.end, len: range.len(), confirmed: false, ahead: range.end });
+                let (next, len) = (range.end, range.len());
+                self.runs.push_front(Run { next, len, least: MIN_RUN_ELSEWHERE, ahead: next });
                 None
             }
         }
@@ -86,13 +91,12 @@ impl Run {
         }
         self.len = self.len.saturating_add(range.end - range.start.max(self.next));
         self.next = range.end;
-        self.confirmed = true;
         self.extend(size, most)
     }
 
     /// Asks for more once a quarter of the window is used up: the rest keeps those busy who have it.
     fn extend(&mut self, size: u64, most: impl FnOnce() -> u64) -> Option<BlobRange> {
-        if !self.confirmed || self.len < MIN_RUN {
+        if self.len < self.least {
             return None;
         }
         let window = self.len.clamp(MIN_WINDOW, most().max(MIN_WINDOW));
@@ -190,8 +194,19 @@ mod tests {
         assert_eq!(read(&mut state, GIB / 2, 4096), None);
         assert_eq!(read(&mut state, GIB / 4, 4096), None);
         assert_eq!(read(&mut state, GIB / 4 + 4096, 4096), None, "too short a run to open it again");
-        let ahead = read(&mut state, GIB / 4 + 8192, 64 * KIB).unwrap();
-        assert_eq!(ahead.len(), MIN_WINDOW, "and then it is as small as any other at its beginning");
+        let ahead = read(&mut state, GIB / 4 + 8192, 1024 * KIB).unwrap();
+        assert_eq!(ahead.len(), 1032 * KIB, "and then it is as any other that has read as much");
+    }
+
+    #[test]
+    fn what_the_kernel_reads_around_a_touched_page_is_not_a_stream() {
+        let mut state = ReadAhead::new(GIB);
+        for place in [GIB / 2, GIB / 4, GIB / 8] {
+            for part in [0, 1, 3, 2] {
+                assert_eq!(read(&mut state, place + part * 256 * KIB, 256 * KIB), None);
+            }
+        }
+        assert!(read(&mut state, GIB / 8 + 1024 * KIB, 256 * KIB).is_some(), "but what goes on is");
     }
 
     #[test]
@@ -218,9 +233,9 @@ mod tests {
         for block in 0..256 {
             for (reader, asked) in (0..).zip(&mut asked) {
                 let start = reader * GIB / 4 + block * 128 * KIB;
-                assert!(block < 4 || *asked >= start + 128 * KIB, "reader {reader}: not asked for ahead, at {start}");
+                assert!(block < 9 || *asked >= start + 128 * KIB, "reader {reader}: not asked for ahead, at {start}");
                 if let Some(range) = read(&mut state, start, 128 * KIB) {
-                    assert!(block < 4 || range.start == *asked, "a gap or an overlap");
+                    assert!(block < 9 || range.start == *asked, "a gap or an overlap");
                     *asked = range.end;
                 }
             }

@@ -67,7 +67,7 @@ pub fn check(path: &Path, needed: &[PathBuf]) -> Result<(), MountError> {
     let path = resolve_beside(path, needed)?;
     match what_is_at(&path)? {
         There::Live(entry) => Err(MountError::InUse { path, kind: entry.kind }),
-        There::Dead => Ok(()),
+        There::Dead | There::Automount => Ok(()),
         There::Nothing => must_be_directory(&path),
     }
 }
@@ -75,6 +75,9 @@ pub fn check(path: &Path, needed: &[PathBuf]) -> Result<(), MountError> {
 /// What is mounted at a path.
 enum There {
     Nothing,
+    /// What has somebody mount there when it is asked for anything, such as `x-systemd.automount`: a directory, of which
+    /// nothing may be asked. Whoever is not of the process group of that somebody would wait for the mount.
+    Automount,
     /// A FUSE mount that nobody serves any more.
     Dead,
     Live(MountEntry),
@@ -84,6 +87,7 @@ fn what_is_at(path: &Path) -> Result<There, MountError> {
     let entry = MountEntry::at(path).map_err(|source| MountError::Inspect { path: path.to_owned(), source })?;
     Ok(match entry {
         None => There::Nothing,
+        Some(entry) if entry.kind == "autofs" => There::Automount,
         Some(entry) if entry.is_fuse() && is_dead(path) => There::Dead,
         Some(entry) => There::Live(entry),
     })
@@ -104,8 +108,10 @@ fn must_be_directory(path: &Path) -> Result<(), MountError> {
 pub(super) fn prepare(path: &Path, needed: &[PathBuf]) -> Result<PathBuf, MountError> {
     let path = resolve_beside(path, needed)?;
     let inspect = |source| MountError::Inspect { path: path.clone(), source };
-    if let Some(entry) = detach_dead(&path)? {
-        return Err(MountError::InUse { path, kind: entry.kind });
+    match detach_dead(&path)? {
+        There::Live(entry) => return Err(MountError::InUse { path, kind: entry.kind }),
+        There::Automount => return Ok(path),
+        There::Dead | There::Nothing => {}
     }
     must_be_directory(&path)?;
     if std::fs::read_dir(&path).map_err(inspect)?.next().is_some() {
@@ -119,18 +125,17 @@ pub fn clear_dead(path: &Path) -> Result<(), MountError> {
     detach_dead(&resolve(path)?).map(drop)
 }
 
-/// Detaches the dead FUSE mounts at `path`, and tells what else is mounted there.
-fn detach_dead(path: &Path) -> Result<Option<MountEntry>, MountError> {
+/// Detaches the dead FUSE mounts at `path`, and tells what else is there: a dead one only if there are too many.
+fn detach_dead(path: &Path) -> Result<There, MountError> {
     for _ in 0..MAX_DEAD {
         match what_is_at(path)? {
-            There::Nothing => return Ok(None),
-            There::Live(entry) => return Ok(Some(entry)),
             There::Dead => {}
+            other => return Ok(other),
         }
         tracing::warn!(mount_point = %path.display(), "a dead mount is in the way and is detached");
         detach(path)?;
     }
-    Ok(None)
+    Ok(There::Dead)
 }
 
 /// Whether nobody serves the mount at `path` any more.

@@ -78,7 +78,7 @@ fn whatever_is_opened_read_mapped_and_closed_while_blobs_come_and_go_is_right() 
             });
         }
     });
-    for name in ["store_evicted_blobs", "opens_streamed"] {
+    for name in ["store_evicted_blobs", "opens_streamed", "opens_passed_through"] {
         assert!(reader.metric(name) > 0, "{name}: the test does not try what it is for");
     }
     assert!(reader.metric("store_bytes") <= 64 << 20);

@@ -21,13 +21,18 @@ sha256sum <"$2/mnt/by-hash/$4"
 findmnt -n -o FSTYPE,OPTIONS "$2/mnt"
 # What is mounted already is not mounted again.
 /bin/mount -a -T "$2/fstab" >/dev/null && findmnt -n -o SOURCE "$2/mnt"
+/bin/mount -T "$2/fstab" -o remount,noatime "$2/mnt"
+findmnt -n -o OPTIONS "$2/mnt"
 # And again at once, while the node of the first mount is still ending.
 umount "$2/mnt"
 ls "$2/mnt" | wc -l
+# In a directory that has a file of the name, mount(8) makes a path of the word.
+mkdir "$2/byhash" && cd "$2"
 /bin/mount -t byhash byhash "$2/mnt" -o "state=$2/state,listen=127.0.0.1:0" >/dev/null
 sha256sum <"$2/mnt/by-hash/$4"
 umount "$2/mnt"
 /bin/mount -t byhash byhash "$2/mnt" -o "state=$2/state,perr=x" || echo "exit code $?"
+/bin/mount -t byhash /dev/null "$2/mnt" -o "state=$2/state" || echo "exit code $?"
 "#;
 
 #[test]
@@ -51,10 +56,11 @@ fn mount_mounts_by_hand_and_from_a_table_and_umount_ends_the_node() {
     let said = run(command.args([&holder.peer, &hash_of(&bytes)]));
     let sum = run(Command::new("sha256sum").arg(sandbox.write("plain", &bytes)));
     let lines: Vec<_> = said.lines().collect();
-    let [fetched, kind, source, left, again, wrong] = lines[..] else { panic!("{said}") };
+    let [fetched, kind, source, remounted, left, again, wrong, path] = lines[..] else { panic!("{said}") };
     assert!(fetched.starts_with(&sum[..64]) && again.starts_with(&sum[..64]), "{said}");
     assert!(kind.starts_with("fuse.byhash") && kind.contains("ro,nosuid,nodev"), "{said}");
     assert_eq!(source, holder.peer, "once");
-    assert_eq!((left.trim(), wrong), ("0", "exit code 1"), "{said}");
+    assert!(remounted.starts_with("ro,nosuid,nodev,noatime"), "{said}");
+    assert_eq!((left.trim(), wrong, path), ("0", "exit code 1", "exit code 1"), "{said}");
     eventually("no node is left", || !home.join("state/control.sock").exists());
 }

@@ -3,6 +3,7 @@
 //! What a peer that lies, cuts off or falls silent in every possible place does to a reader is
 //! shown by `tests/engine.rs`, where such peers are easily made up.
 
+mod automount;
 mod churn;
 mod commands;
 mod content;
