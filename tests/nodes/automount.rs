@@ -17,10 +17,13 @@ use super::skip::skip;
 /// `_IO(0x93, 0x60)` of linux/auto_fs.h: what was asked for is mounted.
 const AUTOFS_IOC_READY: libc::c_ulong = 0x9360;
 
+/// `_IO(0x93, 0x62)`: nobody will mount here any more.
+const AUTOFS_IOC_CATATONIC: libc::c_ulong = 0x9362;
+
 /// Where the token is in the kernel's packet, behind the version and the type.
 const TOKEN: std::ops::Range<usize> = 8..12;
 
-/// An automount point that this process group serves. It is taken off with the sandbox.
+/// An automount point that this process group serves as long as this lives. It is taken off with the sandbox.
 struct Automount {
     directory: File,
     asked: PipeReader,
@@ -56,6 +59,14 @@ impl Automount {
         // SAFETY: the request takes a number, and the descriptor is open.
         let told = unsafe { libc::ioctl(self.directory.as_raw_fd(), AUTOFS_IOC_READY, libc::c_ulong::from(token)) };
         assert_eq!(told, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Automount {
+    /// Lets go of those who still wait.
+    fn drop(&mut self) {
+        // SAFETY: the request takes nothing, and the descriptor is open.
+        unsafe { libc::ioctl(self.directory.as_raw_fd(), AUTOFS_IOC_CATATONIC, 0) };
     }
 }
 
