@@ -206,7 +206,7 @@ mod tests {
                 assert_eq!(read(&mut state, place + part * 256 * KIB, 256 * KIB), None);
             }
         }
-        assert!(read(&mut state, GIB / 8 + 1024 * KIB, 256 * KIB).is_some(), "but what goes on is");
+        assert!(read(&mut state, GIB / 8 + 1024 * KIB, 512 * KIB).is_some(), "but what goes on is");
     }
 
     #[test]
