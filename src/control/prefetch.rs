@@ -47,7 +47,7 @@ pub(super) async fn prefetch(
     hashes: Vec<ContentHash>,
 ) -> Result<(), ControlError> {
     let tally = Arc::new(Tally::default());
-    let mut waiting = hashes.into_iter();
+    let mut waiting = hashes.iter().copied();
     let mut running = JoinSet::new();
     let mut fetched = Vec::new();
     let mut ticks = interval(PROGRESS_PERIOD);
@@ -78,6 +78,8 @@ pub(super) async fn prefetch(
             }
         }
     }
+    // What has come of one that failed is still being written, and pushes others out.
+    handler.land(Some(&hashes)).await;
     for hash in fetched {
         let kept = handler.is_held(hash);
         let error =
