@@ -85,10 +85,7 @@ fn who_looks_below_an_automount_point_finds_what_is_mounted_for_him() {
         Err(error) => return skip(test, &format!("autofs cannot be mounted: {error}")),
     };
     let file = seat.mount_point.join("by-hash").join(hash_of(&bytes));
-    let mut cat = Command::new("cat");
-    // SAFETY: setsid is async-signal-safe and touches no memory.
-    unsafe { cat.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }) };
-    let cat = cat.arg(file).stdout(Stdio::piped()).spawn().unwrap();
+    let cat = Command::new("cat").arg(file).process_group(0).stdout(Stdio::piped()).spawn().unwrap();
     let token = automount.asked();
 
     // As the helper of mount(8) does, in the process group of the test, with a limit.
