@@ -6,14 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use byhash::fs::KERNEL_WINDOW;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, LockOwner,
     MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request,
 };
 
-/// As a mount of byhash has them: bytes of a READ, the kernel's read-ahead in KiB, event loops.
+/// As a mount of byhash has them: bytes of a READ, event loops.
 const READ_LEN: usize = 256 << 10;
-const READ_AHEAD_KIB: u32 = 1024;
 const THREADS: usize = 2;
 
 const FILE: INodeNo = INodeNo(2);
@@ -75,8 +75,8 @@ impl fuser::Filesystem for OneFile {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap();
-        reply.data(&self.content[..left.min(size as usize)]);
+        let len = self.len.saturating_sub(offset).min(size.into());
+        reply.data(&self.content[..len as usize]);
     }
 }
 
@@ -98,7 +98,7 @@ impl BareFuse {
         let session = fuser::spawn_mount(OneFile { len: len as u64, content }, dir, &config).unwrap();
         let device = std::fs::metadata(dir).unwrap().dev();
         let window = format!("/sys/class/bdi/{}:{}/read_ahead_kb", libc::major(device), libc::minor(device));
-        std::fs::write(&window, READ_AHEAD_KIB.to_string()).unwrap();
+        std::fs::write(&window, (KERNEL_WINDOW / 1024).to_string()).unwrap();
         Self { dir: dir.to_owned(), _session: session }
     }
 

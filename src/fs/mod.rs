@@ -50,6 +50,7 @@ pub use error::FsError;
 pub use handle::Opened;
 pub use inode::Ino;
 pub use lookup::{COMPLETE_TTL, Entry, Lookup, LookupStep, NEGATIVE_TTL, NO_NAME_TTL, PARTIAL_TTL};
+pub use readahead::KERNEL_WINDOW;
 pub use statfs::Statfs;
 pub use xattr::{CONTROL_ATTRIBUTE, MAX_LISTED_HOLDERS, XattrReply};
 

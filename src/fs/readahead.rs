@@ -14,9 +14,13 @@ use crate::transfer::NEAR_AHEAD_LEN;
 /// 16 KiB when a program reads a page there, and for 64 KiB or more when it streams.
 const MIN_RUN: u64 = 64 * 1024;
 
-/// The same of a run that begins elsewhere: more than the kernel reads around a page of a mapped file that is touched,
-/// which is all of its window, in several reads.
-const MIN_RUN_ELSEWHERE: u64 = 1024 * 1024 + 1;
+/// The window in bytes that the kernel is asked to read ahead, where it may be asked. Measured: 2.0 GB/s through the node
+/// with it, 0.3 to 0.8 with the kernel's own 128 KiB.
+pub const KERNEL_WINDOW: u64 = 1024 * 1024;
+
+/// The same as [`MIN_RUN`] of a run that begins elsewhere: more than the kernel reads around a page of a mapped file
+/// that is touched, which is all of its window, in several reads.
+const MIN_RUN_ELSEWHERE: u64 = KERNEL_WINDOW + 1;
 
 /// The first window in bytes: two of the kernel's default reads.
 const MIN_WINDOW: u64 = 256 * 1024;

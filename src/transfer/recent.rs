@@ -75,7 +75,8 @@ impl RecentSegments {
     }
 
     /// The remembered bytes of the segment with the first of the `wanted` groups: their first group and the bytes.
-    /// `None` when the first wanted group is not among them. What is wanted to its end has most likely been of its use.
+    /// `None` when the first wanted group is not among them. What is wanted to its end has been of use, and is given
+    /// up first from then on.
     pub fn get(&self, hash: &ContentHash, wanted: Range<u64>) -> Option<(u64, Bytes)> {
         let key = (*hash, wanted.start / SEGMENT_GROUPS);
         let mut inner = self.inner.lock();
