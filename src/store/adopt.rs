@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
-use super::blob::{Blob, renew_stamp};
+use super::blob::Blob;
 use super::error::io_error;
 use super::files::complete_mode;
 use super::import::StagedBlob;
@@ -107,7 +107,7 @@ impl<'a> Move<'a> {
             // What is damaged is replaced: whoever adds it again may want just that.
             if is_better && blob.is_complete() && blob.check(0..group_count(staged.size)).is_ok() {
                 let (before, after) = blob.files()?.keep()?;
-                renew_stamp(blob.state().checked.as_mut(), before, after);
+                blob.state().renew_stamp(before, after);
                 blob.make_local();
                 return files.remove().map(|()| None);
             }

@@ -72,6 +72,9 @@ pub(super) struct State {
     pub checked: Option<Checked>,
     /// The groups of an incomplete blob that were written to these files by this handle, and so verified.
     pub fresh: RangeSet<u64>,
+    /// The stamp that the last write has left an incomplete content file with, while nobody writes: if it has another
+    /// when the next one begins, others have altered it, and nothing of it is fresh any more.
+    pub written: Option<Stamp>,
     /// Groups of an incomplete blob that a write has failed at, and may have left something of.
     pub torn: RangeSet<u64>,
     pub origin: Origin,
@@ -89,6 +92,12 @@ pub(super) struct State {
 }
 
 impl State {
+    /// What was found right or written stays so where this store has changed the mode of the file.
+    pub fn renew_stamp(&mut self, before: Stamp, after: Stamp) {
+        renew_stamp(self.checked.as_mut(), before, after);
+        self.written = self.written.map(|written| if written == before { after } else { written });
+    }
+
     /// The state in which nothing is held any more, with what outlives that.
     fn emptied(&mut self) -> Self {
         Self { queued: self.queued, replaced: self.replaced + 1, removed: self.removed.take(), ..Self::default() }

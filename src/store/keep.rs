@@ -124,7 +124,7 @@ impl Shared {
             match mark_pinned(&path, pinned) {
                 Ok(Some((file, before, after))) => {
                     match &mut state {
-                        Some(state) => renew_stamp(state.checked.as_mut(), before, after),
+                        Some(state) => state.renew_stamp(before, after),
                         None => renew_stamp(self.checked.lock().peek_mut(hash), before, after),
                     }
                     marked += 1;

@@ -106,10 +106,14 @@ impl Blob {
 
     /// The files, if they are open for writing, with one writer more.
     fn join_writers(&self) -> Option<Arc<Files>> {
-        let state = self.state();
-        let files = state.files.as_ref().filter(|files| state.complete || !files.sealed.load(Ordering::Acquire))?;
-        files.writers.fetch_add(1, Ordering::Relaxed);
-        Some(files.clone())
+        let mut state = self.state();
+        let files = state.files.clone().filter(|files| state.complete || !files.sealed.load(Ordering::Acquire))?;
+        let writers = files.writers.fetch_add(1, Ordering::Relaxed);
+        let is_as_left = || files.stamp().is_ok_and(|stamp| state.written == Some(stamp));
+        if writers == 0 && !state.fresh.is_empty() && !is_as_left() {
+            state.fresh.clear();
+        }
+        Some(files)
     }
 
     /// Makes the files if nothing is held.
@@ -244,6 +248,10 @@ impl Blob {
             // Who alters the file from now on alters the stamp.
             let fresh = std::mem::take(&mut state.fresh);
             state.checked = files.stamp().ok().filter(|_| !self.shared.checks_every_read()).map(|stamp| (stamp, fresh));
+        }
+        if current {
+            let is_left = writers == 0 && !state.complete;
+            state.written = if is_left { files.stamp().ok() } else { None };
         }
         if current && written.is_some() {
             self.shared.note_write();

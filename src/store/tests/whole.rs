@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use super::*;
+use crate::store::PinOutcome;
 
 fn reopened(dir: &Path, store: Store) -> Store {
     store.close().unwrap();
@@ -84,6 +85,31 @@ fn a_blob_that_was_found_damaged_on_its_way_is_whole_only_once_all_of_it_is_chec
     sample.write(&store, 3..4).unwrap();
     assert!(blob.is_complete() && !blob.is_whole());
     assert!(matches!(blob.check(sample.all()), Err(StoreError::Corrupt { .. })));
+}
+
+/// Who completes it has not seen what others did to the file meanwhile.
+#[test]
+fn what_others_alter_between_two_writes_is_not_taken_for_what_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(4 * GROUP, 1);
+    let blob = sample.write(&store, 0..2).unwrap();
+    flip(&content_path(dir.path(), &sample.hash), GROUP_LEN + 5);
+    sample.write(&store, 2..3).unwrap();
+    sample.write(&store, 3..4).unwrap();
+    assert!(blob.is_complete() && !blob.is_whole());
+    assert!(matches!(read_groups(&blob, 1..2), Err(StoreError::Corrupt { .. })));
+}
+
+#[test]
+fn a_pin_between_two_writes_is_no_alteration() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(4 * GROUP, 1);
+    let blob = sample.write(&store, 0..2).unwrap();
+    assert_eq!(store.set_pinned(&[sample.hash], true).unwrap(), [PinOutcome::Done]);
+    sample.write(&store, 2..4).unwrap();
+    assert!(blob.is_whole());
 }
 
 #[test]
