@@ -26,10 +26,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use byhash::buffers::SEGMENT_LEN;
 use byhash::daemon::Node;
 use byhash::ids::{ContentHash, PeerSpec};
 use byhash::store::import::{Source, stage};
-use byhash::transfer::SEGMENT_LEN;
 use support::mounted::{Mounted, read};
 use support::{LANES, add, config, floor, median, pseudo_random, set_aside, setting};
 

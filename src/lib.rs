@@ -21,6 +21,7 @@
 //! holders     who has it: peers, scores, have-queries
 //! transport   authenticated lanes: TCP + TLS 1.3 with raw public keys
 //! wire        frames: numbers, sizes, limits; no I/O
+//! buffers     the memory that content in flight may take: one budget
 //! store       bytes on disk, index, quota, eviction, crash order
 //! verify      BLAKE3 tree proofs; pure
 //! metrics     every metric: name, unit
@@ -43,6 +44,7 @@
 //! * **transfer**: one fetch of one blob, with all its exchanges; it has a [`ids::TransferId`].
 #![warn(missing_docs)]
 
+pub mod buffers;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -36,7 +36,7 @@ impl Pair {
     fn with_server(
         server: impl FnOnce(
             byhash::store::Store,
-            byhash::transfer::BufferBudget,
+            byhash::buffers::BufferBudget,
             Arc<byhash::metrics::Metrics>,
         ) -> Arc<Server>,
     ) -> Self {

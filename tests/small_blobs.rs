@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use byhash::buffers::{BUDGET_LEN, Buffer, SEGMENT_LEN};
 use byhash::holders::Finding;
 use byhash::ids::{BlobRange, ContentHash, KnowledgeProof, LaneBinding};
 use byhash::transfer::{BlobSource, BlobState, FetchError, Priority};
@@ -17,7 +18,7 @@ use support::hostile::{self, VICES, Vice};
 use support::slow::{Link, SlowDialer};
 use support::{TestNode, content, node_id};
 use tokio::io::AsyncReadExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const GROUP: usize = 16 * 1024;
 
@@ -262,6 +263,48 @@ async fn what_comes_too_late_is_not_taken_for_something_else() {
     assert_eq!(node.holders.snapshots()[0].wrong_replies, 0);
 }
 
+/// Takes all of the node's budget.
+async fn all_memory_of(node: &TestNode) -> Vec<Buffer> {
+    let mut held = Vec::new();
+    for _ in 0..BUDGET_LEN / SEGMENT_LEN {
+        held.push(node.budget.buffer(SEGMENT_LEN, Priority::Foreground).await);
+    }
+    held
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_with_answers_takes_memory_of_the_budget() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    let bytes = content(1, 40_000);
+    let hash = holder.hold(&bytes);
+    let mut held = all_memory_of(&node).await;
+    let mut size = Box::pin(node.engine.size(hash));
+    assert!(timeout(Duration::from_millis(500), &mut size).await.is_err(), "there is no memory for it");
+    held.pop();
+    assert_eq!(size.await.unwrap(), 40_000);
+    assert_eq!(node.metrics.came_with_answer.get(), 1);
+    drop(held);
+    assert!(node.read(hash, 1 << 20).await.unwrap() == bytes);
+    node.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_memory_for_what_comes_with_an_answer_the_answer_counts() {
+    let network = MemoryNetwork::new();
+    let holder = TestNode::start(&network, 1, &[]);
+    let node = TestNode::start(&network, 2, &[1]);
+    let bytes = content(1, 40_000);
+    let hash = holder.hold(&bytes);
+    let held = all_memory_of(&node).await;
+    let mut findings = node.holders.survey(hash, Some(0));
+    assert!(matches!(findings.recv().await, Some(Finding::Has(0, HaveAnswer::Complete))));
+    drop(held);
+    assert!(node.read(hash, 1 << 20).await.unwrap() == bytes);
+    node.assert_at_rest().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_not_asked_for_is_no_answer() {
     let network = MemoryNetwork::new();
@@ -271,7 +314,9 @@ async fn what_was_not_asked_for_is_no_answer() {
     let mut findings = node.holders.survey(ContentHash::of(&bytes), None);
     assert!(matches!(findings.recv().await, Some(Finding::Unreachable(0))));
     let mut findings = node.holders.survey(ContentHash::of(&bytes), Some(0));
-    assert!(matches!(findings.recv().await, Some(Finding::WithEnd(0, end)) if end.size == 5000 && end.bytes == bytes));
+    assert!(
+        matches!(findings.recv().await, Some(Finding::WithEnd(0, end)) if end.size == 5000 && end.content == bytes)
+    );
 }
 
 #[tokio::test(start_paused = true)]

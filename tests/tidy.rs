@@ -12,6 +12,7 @@ const LAYERS: &[&str] = &[
     "seldom",
     "metrics",
     "verify",
+    "buffers",
     "store",
     "wire",
     "transport",

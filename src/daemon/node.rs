@@ -14,13 +14,14 @@ use tokio::time::{Instant, timeout};
 
 use super::scrub::Scrubber;
 use super::status::{BlobReport, NodeStatus, PeerReport, PeerState, PeerStatus};
+use crate::buffers::BufferBudget;
 use crate::config::{NodeConfig, Verify};
 use crate::fuse::{MountModes, MountedAt};
 use crate::holders::{self, Holders, hints};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
-use crate::transfer::{BlobSource, BlobState, BufferBudget, Engine, Server, TransferStatus};
+use crate::transfer::{BlobSource, BlobState, Engine, Server, TransferStatus};
 use crate::transport::{Admission, Identity, Listener, NetworkSecret, TcpDialer};
 
 /// How long what is being fetched may still come when the node shuts down.
@@ -107,9 +108,9 @@ impl Node {
             .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", config.listen))?;
         let listen = listener.local_addr();
         let dialer = Arc::new(TcpDialer::new(identity, secret, metrics.clone()));
-        let holders = Holders::new(config.peers.clone(), dialer, metrics.clone());
-        holders.take_hints(&hints::load(&config.state.peer_hints()));
         let budget = BufferBudget::new(metrics.clone());
+        let holders = Holders::new(config.peers.clone(), dialer, budget.clone(), metrics.clone());
+        holders.take_hints(&hints::load(&config.state.peer_hints()));
         let engine = Engine::new(store.clone(), holders.clone(), budget.clone(), metrics.clone());
         let (shutdown, stop) = watch::channel(false);
         let server = Server::new(store.clone(), config.serve(), budget, metrics.clone());

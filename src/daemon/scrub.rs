@@ -177,12 +177,12 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::buffers::BufferBudget;
     use crate::holders::Holders;
     use crate::ids::PeerId;
     use crate::metrics::Metrics;
     use crate::store::Config;
     use crate::store::import::{Batch, Source};
-    use crate::transfer::BufferBudget;
     use crate::transport::memory::MemoryNetwork;
 
     /// A store in `dir` with `count` blobs of `len` bytes.
@@ -203,8 +203,9 @@ mod tests {
     fn scrubber_of(store: &Store, dir: &Path, rate: u64) -> Arc<Scrubber> {
         let metrics = Arc::new(Metrics::default());
         let dialer = Arc::new(MemoryNetwork::new().dialer(PeerId::from_bytes([1; 32])));
-        let holders = Holders::new(Vec::new(), dialer, metrics.clone());
-        let engine = Engine::new(store.clone(), holders, BufferBudget::new(metrics.clone()), metrics);
+        let budget = BufferBudget::new(metrics.clone());
+        let holders = Holders::new(Vec::new(), dialer, budget.clone(), metrics.clone());
+        let engine = Engine::new(store.clone(), holders, budget, metrics);
         Scrubber::new(engine, store.clone(), rate, dir.join("position"))
     }
 

@@ -30,9 +30,10 @@ pub(super) struct Said {
 pub struct End {
     /// The size that the blob has if it tells the truth, in bytes.
     pub size: u64,
-    /// The proof of the [groups that belong to it](crate::wire::end_groups), then these: as many bytes as
-    /// [`end_len`](crate::wire::end_len) says.
-    pub bytes: Bytes,
+    /// The proof of the [groups that belong to it](crate::wire::end_groups).
+    pub proof: Vec<u8>,
+    /// These groups, in memory of the budget. Of both there are as many bytes as [`end_lens`](crate::wire::end_lens) says.
+    pub content: Bytes,
 }
 
 /// A question, and who waits for the answer.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,10 +15,11 @@ use super::log::{Statement, StatementLog};
 use super::peer::{MAX_BACKOFF, Peer};
 use super::questions::{End, NoAnswer, Question, Said, open_ended};
 use super::{PeerError, PeerSnapshot};
+use crate::buffers::BufferBudget;
 use crate::ids::{ContentHash, LaneBinding, PeerId, PeerSpec, Priority};
 use crate::metrics::Metrics;
 use crate::transport::{BoxLane, Dialer, read_message, write_message};
-use crate::wire::{GROUP_LEN, Have, HaveAnswer, HaveReply, MAX_HAVE_CONTENT, Message, end_len};
+use crate::wire::{GROUP_LEN, Have, HaveAnswer, HaveReply, MAX_HAVE_CONTENT, Message, end_lens};
 
 /// How long one peer may take to answer a have-query, dialling included. Below the two seconds a
 /// name lookup may take, so that what the others said is still of use.
@@ -86,16 +86,22 @@ pub struct Holders {
     answers: Answers,
     distrust: Distrust,
     log: StatementLog,
+    budget: BufferBudget,
     metrics: Arc<Metrics>,
 }
 
 impl Holders {
-    /// The peers of `specs`, dialled through `dialer`.
-    pub fn new(specs: Vec<PeerSpec>, dialer: Arc<dyn Dialer>, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// The peers of `specs`, dialled through `dialer`. What they send with their answers takes memory of `budget`.
+    pub fn new(
+        specs: Vec<PeerSpec>,
+        dialer: Arc<dyn Dialer>,
+        budget: BufferBudget,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let own_id = dialer.id();
         let peers = specs.into_iter().map(|spec| Peer::new(spec, dialer.clone())).collect();
         let (answers, distrust, log) = (Answers::new(), Distrust::new(), StatementLog::new());
-        Arc::new(Self { own_id, peers, answers, distrust, log, metrics })
+        Arc::new(Self { own_id, peers, answers, distrust, log, budget, metrics })
     }
 
     /// This node, as its peers know it.
@@ -258,7 +264,7 @@ impl Holders {
                     } else {
                         self.metrics.have_queries.inc();
                         // Others wait for it too, so it goes on when this one gives up.
-                        tokio::spawn(put(peer.clone(), lane, questions));
+                        tokio::spawn(put(peer.clone(), lane, questions, self.budget.clone()));
                     }
                 }
             }
@@ -298,14 +304,14 @@ impl Holders {
 }
 
 /// Puts `questions` to `peer` and passes its answers on.
-async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>) {
+async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>, budget: BufferBudget) {
     let answers = match timeout(ANSWER_DEADLINE, put_in_one(&peer, lane, &questions)).await {
         Ok(Ok(answers)) => Ok(answers),
         Ok(Err(error)) => Err(NoAnswer::Failed(error.to_string())),
         Err(_) => Err(NoAnswer::Silent),
     };
     match answers {
-        Ok((answers, lane)) => pass_on(&peer, lane, questions, answers).await,
+        Ok((answers, lane)) => pass_on(&peer, lane, questions, answers, &budget).await,
         Err(why) => {
             peer.note_failure(&match &why {
                 NoAnswer::Silent => PeerError::Silent(ANSWER_DEADLINE.as_millis()).to_string(),
@@ -319,7 +325,13 @@ async fn put(peer: Arc<Peer>, lane: PooledLane, questions: Vec<Question>) {
 }
 
 /// Passes answers on, and what comes behind them. What does not come in time may still be asked for.
-async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answers: Vec<HaveAnswer>) {
+async fn pass_on(
+    peer: &Peer,
+    lane: PooledLane,
+    questions: Vec<Question>,
+    answers: Vec<HaveAnswer>,
+    budget: &BufferBudget,
+) {
     let mut sent = Vec::new();
     for (question, answer) in questions.into_iter().zip(answers) {
         match answer {
@@ -333,17 +345,22 @@ async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answer
     for (question, size) in sent {
         let mut end = None;
         if let Some(open) = &mut lane {
-            let (start, len) = (Instant::now(), end_len(size));
             // Who asked is to hear at least that the peer has it, in time.
             let deadline = deadline.min(question.added + ANSWER_DEADLINE - ANSWER_MARGIN);
-            let bytes = read_content(open.io(), len, patience, deadline).await;
-            let (come, elapsed) = (bytes.len(), start.elapsed());
-            if come > 0 && elapsed >= MIN_MEASURED {
-                peer.note_rate(come as u64, elapsed);
+            let (proof_len, len) = end_lens(size);
+            if let Ok(mut content) = timeout_at(deadline, budget.buffer(len, Priority::Foreground)).await {
+                let (start, mut proof) = (Instant::now(), vec![0; proof_len]);
+                let mut come = read_content(open.io(), &mut proof, patience, deadline).await;
+                if come == proof_len {
+                    come += read_content(open.io(), &mut content, patience, deadline).await;
+                }
+                let elapsed = start.elapsed();
+                if come > 0 && elapsed >= MIN_MEASURED {
+                    peer.note_rate(come as u64, elapsed);
+                }
+                end = (come == proof_len + len).then(|| End { size, proof, content: content.freeze() });
             }
-            if come == len {
-                end = Some(End { size, bytes });
-            } else {
+            if end.is_none() {
                 // What is still to come would be taken for something else.
                 lane = None;
             }
@@ -355,19 +372,17 @@ async fn pass_on(peer: &Peer, lane: PooledLane, questions: Vec<Question>, answer
     }
 }
 
-/// The next `len` bytes, which are few; fewer if nothing comes of them for as long as `patience`, or not all by
-/// `deadline`.
-async fn read_content(lane: &mut BoxLane, len: usize, patience: Duration, deadline: Instant) -> Bytes {
-    let mut bytes = vec![0; len];
+/// Fills `bytes`, which are few, and tells how many have come: fewer if nothing comes of them for as long as `patience`,
+/// or not all by `deadline`.
+async fn read_content(lane: &mut BoxLane, bytes: &mut [u8], patience: Duration, deadline: Instant) -> usize {
     let mut come = 0;
-    while come < len {
+    while come < bytes.len() {
         match timeout_at(deadline.min(Instant::now() + patience), lane.read(&mut bytes[come..])).await {
             Ok(Ok(more @ 1..)) => come += more,
             _ => break,
         }
     }
-    bytes.truncate(come);
-    bytes.into()
+    come
 }
 
 /// One message and its reply: as many answers as questions, and the lane, on which content may follow. A lane that

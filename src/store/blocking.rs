@@ -29,6 +29,11 @@ impl Store {
         }
     }
 
+    /// Whether `hash` may be served from a file of the user's, so that [`Store::blocking`] has to know of it.
+    pub fn may_be_in_place(&self, hash: &ContentHash) -> bool {
+        self.shared.may_be_in_place(hash)
+    }
+
     /// Does `work` on another thread, which may have to do with the files of `hashes`, and with no other file of a user.
     /// It goes on if nobody waits for it any more, but is not begun then.
     ///

@@ -38,6 +38,9 @@ impl Unlinked {
 impl Shared {
     /// Charges `bytes`, evicting blobs if need be. The caller gives back what it does not use.
     pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.reserve_if(bytes, WRITE_WAIT, || self.space.disk_shortfall(bytes) == 0)
     }
 

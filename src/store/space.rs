@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -37,6 +38,12 @@ const MAX_HEADROOM: u64 = 16 << 20;
 /// pages. Measured: eight commits of 1000 new entries each, among 60,000, made the file grow by 7 MiB.
 const ENTRY_COST: u64 = 16 << 10;
 
+/// How long the file system is believed what it says of its free space.
+const FREE_AGE: Duration = Duration::from_millis(100);
+
+/// Bytes that must be free beyond all that is wanted for that (256 MiB): what others may write in that time.
+const FREE_MARGIN: u64 = 256 << 20;
+
 /// The bytes charged for, reserved ones included, under the cap.
 ///
 /// The index is charged for what it takes after each commit. A commit cannot be reserved to the byte,
@@ -58,6 +65,8 @@ pub(super) struct Space {
     moving: AtomicU64,
     /// What files take that the index does not know, by the first byte of their hashes; part of `used`.
     unknown: Mutex<[u64; SHARDS as usize]>,
+    /// Bytes that may be written without asking the file system again, and until when.
+    spare: Mutex<(u64, Instant)>,
     blobs: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -78,6 +87,7 @@ impl Space {
             unwritten: AtomicU64::new(0),
             moving: AtomicU64::new(0),
             unknown: Mutex::new([0; SHARDS as usize]),
+            spare: Mutex::new((0, Instant::now())),
             blobs: blobs.into(),
             metrics,
         }
@@ -150,6 +160,7 @@ impl Space {
     pub fn set_staged(&self, staged: StagedRoom) {
         self.set(&self.staged, staged.taken);
         self.unwritten.store(staged.unwritten, Ordering::Relaxed);
+        self.spare.lock().0 = 0;
     }
 
     fn set(&self, part: &AtomicU64, bytes: u64) {
@@ -214,9 +225,18 @@ impl Space {
         if self.keep_free == 0 {
             return 0;
         }
+        {
+            let mut spare = self.spare.lock();
+            if spare.0 > bytes && Instant::now() < spare.1 {
+                spare.0 -= bytes;
+                return 0;
+            }
+        }
         // A file system that does not tell its space is written to until it refuses.
+        let Some(free) = self.free_on_disk() else { return 0 };
         let wanted = self.keep_free.saturating_add(bytes);
-        self.free_on_disk().map_or(0, |free| wanted.saturating_sub(free))
+        *self.spare.lock() = (free.saturating_sub(wanted.saturating_add(FREE_MARGIN)), Instant::now() + FREE_AGE);
+        wanted.saturating_sub(free)
     }
 
     /// Bytes that are free on the file system and not reserved for files on their way in; `None` if it does
@@ -321,6 +341,19 @@ mod tests {
         space.set_index(MIN_HEADROOM);
         assert_eq!(space.shortfall(0), MIN_HEADROOM - 5000);
         assert!(space.usage().used + MIN_HEADROOM <= space.usage().capacity);
+    }
+
+    #[test]
+    fn that_there_was_room_a_moment_ago_is_not_believed_of_more_than_there_was() {
+        let config = super::super::Config { dir: "/".into(), capacity: u64::MAX, keep_free: 1 << 20 };
+        let space = Space::new(&config.dir, &config, 0, 0, Arc::default());
+        let free = space.free_on_disk().unwrap();
+        assert_eq!(space.disk_shortfall(1), 0);
+        assert!(space.disk_shortfall(2 * free) > 0);
+        // Nor once files on their way in want it.
+        assert_eq!(space.disk_shortfall(1), 0);
+        space.set_staged(StagedRoom { taken: free, unwritten: free });
+        assert!(space.disk_shortfall(1) > 0);
     }
 
     #[test]

@@ -12,7 +12,6 @@ use rangemap::RangeSet;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::buffers::BufferBudget;
 use super::cancelled::Cancelled;
 use super::fetch::{self, Command, Destination, Filled};
 use super::reader::Reader;
@@ -20,6 +19,7 @@ use super::recent::RecentSegments;
 use super::status::{Direction, TransferStatus};
 use super::table::TransferTable;
 use super::{BlobReader, BlobSource, BlobState, BoxFuture, FetchError, Priority, SpaceUsage};
+use crate::buffers::BufferBudget;
 use crate::holders::{Holders, PIECE_LEN};
 use crate::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;
@@ -51,6 +51,7 @@ pub struct Shared {
     pub(super) recent: RecentSegments,
     /// A place for each segment that may lie unwritten.
     pub(super) unwritten: Arc<Semaphore>,
+    pub(super) whole_writes: fetch::WholeWrites,
     pub(super) transfers: Arc<TransferTable>,
     pub(super) metrics: Arc<Metrics>,
     sizes: Mutex<LruCache<ContentHash, u64>>,
@@ -136,7 +137,8 @@ impl Shared {
 
     /// Starts the fetch task of `hash`, unless somebody else just did.
     fn start_task(self: &Arc<Self>, hash: ContentHash, place: Permit) -> mpsc::Sender<Command> {
-        let size = self.known_size(&hash);
+        // What the store knows of it the task finds out.
+        let size = self.sizes.lock().get(&hash).copied();
         let start = || fetch::spawn(self.clone(), hash, size, place, self.phase.subscribe());
         match self.fetches.entry(hash) {
             Entry::Occupied(mut entry) => {
@@ -206,6 +208,7 @@ impl Engine {
             budget,
             recent: RecentSegments::new(metrics.clone()),
             unwritten: Arc::new(Semaphore::new(fetch::MAX_UNWRITTEN)),
+            whole_writes: fetch::WholeWrites::default(),
             transfers: TransferTable::new(Direction::Fetch, metrics.clone()),
             metrics,
             sizes: Mutex::new(LruCache::new(sizes)),

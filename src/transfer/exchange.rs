@@ -10,8 +10,8 @@ use tokio::io::AsyncReadExt;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::buffers::{BufferBudget, SEGMENT_LEN};
 use super::table::ExchangeGuard;
+use crate::buffers::{BufferBudget, SEGMENT_LEN};
 use crate::holders::{LaneKind, Peer, PeerError, PooledLane};
 use crate::ids::{BlobRange, ContentHash, Priority, TransferId};
 use crate::metrics::Metrics;

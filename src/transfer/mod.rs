@@ -4,10 +4,8 @@
 //! * `fetch`: the task that fetches one blob; `exchange`: one request and its reply.
 //! * `reader`: bytes from memory, from the store, from peers.
 //! * [`Server`]: answers peers' questions and requests.
-//! * `buffers`, `recent`, `table`: the memory budget, the segments verified last, the transfers
-//!   under way.
+//! * `recent`, `table`: the segments verified last, the transfers under way.
 
-mod buffers;
 mod cancelled;
 mod engine;
 mod exchange;
@@ -21,7 +19,6 @@ mod table;
 mod whole;
 
 pub use crate::ids::Priority;
-pub use buffers::{BUDGET_LEN, BufferBudget, SEGMENT_LEN};
 pub use engine::Engine;
 pub use serve::{ServeConfig, ServePolicy, Server};
 pub use source::{

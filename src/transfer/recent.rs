@@ -11,14 +11,14 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::buffers::SEGMENT_LEN;
+use crate::buffers::SEGMENT_LEN;
 use crate::ids::ContentHash;
 use crate::metrics::Metrics;
 use crate::verify::{GROUP_LEN, groups_from};
 
 /// Bytes of memory the segments may take, counted as the buffers they pin. A quarter of the budget;
 /// twice as much made reading no faster.
-pub(super) const RECENT_LEN: usize = super::buffers::BUDGET_LEN / 4;
+pub(super) const RECENT_LEN: usize = crate::buffers::BUDGET_LEN / 4;
 
 /// Groups in one segment.
 pub const SEGMENT_GROUPS: u64 = SEGMENT_LEN as u64 / GROUP_LEN;
@@ -44,7 +44,7 @@ struct Part {
 
 /// Bytes of the budget that a part pins, however short it is.
 fn pinned_len(bytes: &Bytes) -> usize {
-    super::buffers::charge_len(bytes.len())
+    crate::buffers::charge_len(bytes.len())
 }
 
 impl RecentSegments {
@@ -138,13 +138,13 @@ mod tests {
 
     #[tokio::test]
     async fn parts_of_any_length_leave_most_of_the_budget_to_others() {
-        let budget = super::super::buffers::BufferBudget::new(Default::default());
+        let budget = crate::buffers::BufferBudget::new(Default::default());
         let recent = RecentSegments::new(Arc::default());
-        for i in 0..2 * (super::super::buffers::BUDGET_LEN as u64 / GROUP_LEN) {
+        for i in 0..2 * (crate::buffers::BUDGET_LEN as u64 / GROUP_LEN) {
             let len = if i % 3 == 0 { SEGMENT_LEN / 2 + 1 } else { 1 };
             let bytes = budget.buffer(len, crate::ids::Priority::Prefetch).await.freeze();
             recent.insert(ContentHash::of(&i.to_le_bytes()), 0, bytes);
-            assert!(budget.available() >= super::super::buffers::BUDGET_LEN - RECENT_LEN, "after {i} parts");
+            assert!(budget.available() >= crate::buffers::BUDGET_LEN - RECENT_LEN, "after {i} parts");
         }
     }
 }

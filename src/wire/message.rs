@@ -211,11 +211,17 @@ pub fn end_groups(size: u64) -> Range<u64> {
     if size <= MAX_WHOLE_END_LEN { 0..group_count(size) } else { last_group(size) }
 }
 
-/// The bytes that come behind a [`HaveAnswer::WithEnd`] for a blob of `size` bytes: the proof of [`end_groups`] and
-/// those groups, at most [`MAX_WHOLE_END_LEN`] and [`MAX_DEPTH`](crate::verify::MAX_DEPTH) nodes.
-pub fn end_len(size: u64) -> usize {
+/// The bytes that come behind a [`HaveAnswer::WithEnd`] for a blob of `size` bytes: those of the proof of [`end_groups`],
+/// [`MAX_DEPTH`](crate::verify::MAX_DEPTH) nodes at most, and those of the groups, at most [`MAX_WHOLE_END_LEN`].
+pub fn end_lens(size: u64) -> (usize, usize) {
     let groups = end_groups(size);
-    proof_len(size, std::slice::from_ref(&groups)) + bytes_of(size, &groups).len() as usize
+    (proof_len(size, std::slice::from_ref(&groups)), bytes_of(size, &groups).len() as usize)
+}
+
+/// The same together.
+pub fn end_len(size: u64) -> usize {
+    let (proof, content) = end_lens(size);
+    proof + content
 }
 
 fn check_answers(answers: &[HaveAnswer]) -> Result<(), &'static str> {

@@ -64,6 +64,6 @@ pub use limits::{
 };
 pub use message::{
     Busy, Found, Have, HaveAnswer, HaveQuestion, HaveReply, Hello, Message, NotFound, Refused, Request, end_groups,
-    end_len,
+    end_len, end_lens,
 };
 pub use reason::RefusedReason;

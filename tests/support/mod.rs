@@ -10,14 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use byhash::buffers::{BUDGET_LEN, BufferBudget};
 use byhash::holders::Holders;
 use byhash::ids::{BlobRange, ContentHash, PeerId, TransferId};
 use byhash::metrics::Metrics;
 use byhash::store::import::{Source, stage};
 use byhash::store::{Config, Store};
-use byhash::transfer::{
-    BUDGET_LEN, BlobReader, BlobSource, BufferBudget, Engine, FetchError, Priority, ServeConfig, Server,
-};
+use byhash::transfer::{BlobReader, BlobSource, Engine, FetchError, Priority, ServeConfig, Server};
 use byhash::transport::memory::{MemoryDialer, MemoryNetwork};
 use byhash::transport::{BoxLane, Dialer, write_message};
 use byhash::wire::{GROUP_LEN, Message, Request};
@@ -103,8 +102,8 @@ impl TestNode {
         let config = Config { dir: dir.path().to_owned(), capacity, keep_free: 0 };
         let store = Store::open(config, metrics.clone()).unwrap();
         let specs = peers.iter().map(|peer| MemoryNetwork::spec(node_id(*peer))).collect();
-        let holders = Holders::new(specs, dialer, metrics.clone());
         let budget = BufferBudget::new(metrics.clone());
+        let holders = Holders::new(specs, dialer, budget.clone(), metrics.clone());
         let engine = Engine::new(store.clone(), holders.clone(), budget.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(false);
         let server = server(store.clone(), budget.clone(), metrics.clone());

@@ -15,18 +15,18 @@ use super::candidates::Candidates;
 use super::flight::{Event, Flight, Outlet};
 use super::patience::Patience;
 use super::waiters::{Destination, Filled, Waiter, Waiters};
+use crate::buffers::SEGMENT_LEN;
 use crate::holders::Finding;
 use crate::ids::{ContentHash, TransferId};
 use crate::permits::Permit;
 use crate::store::Blob;
-use crate::transfer::buffers::SEGMENT_LEN;
 use crate::transfer::engine::{Phase, Shared};
 use crate::transfer::exchange::ExchangeError;
 use crate::transfer::status::TransferState;
 use crate::transfer::table::Transfer;
 use crate::transfer::{FetchError, Priority};
 use crate::verify::{GROUP_LEN, group_count, groups_from};
-use crate::wire::MAX_RANGE_LEN;
+use crate::wire::{HaveAnswer, MAX_RANGE_LEN};
 
 /// Commands waiting for one task.
 const MAX_COMMANDS: usize = 256;
@@ -424,9 +424,10 @@ impl Actor {
         let is_of = |awaited: &mut Awaited| finding.as_ref().is_none_or(|finding| finding.index() == awaited.index);
         self.patience.awaited.take_if(is_of);
         match finding {
-            Some(finding) => {
-                if let Finding::WithEnd(index, end) = &finding {
-                    self.take_end(*index, end);
+            Some(mut finding) => {
+                if let Finding::WithEnd(index, end) = finding {
+                    self.take_end(index, end);
+                    finding = Finding::Has(index, HaveAnswer::Complete);
                 }
                 self.candidates.note(&self.shared.holders, finding, self.size.map(group_count));
                 let flights = self.flights.values().map(|flight| flight.peer_index);

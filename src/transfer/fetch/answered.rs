@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::actor::Actor;
-use super::flight::store_behind;
+use super::flight::{Outlet, store_behind};
+use super::whole_writes::{WholeWrite, write_soon};
 use crate::holders::End;
-use crate::verify::{Proof, proof_len};
+use crate::verify::Proof;
 use crate::wire::{MAX_WHOLE_END_LEN, end_groups};
 
 /// How long nobody is sent a request while the first holder may be about to send the end with its answer: round trips
@@ -50,12 +51,11 @@ impl Actor {
     }
 
     /// The peer with index `index` has sent the end of the blob with its answer, which proves the size if it is right.
-    pub(super) fn take_end(&mut self, index: usize, end: &End) {
-        let size = end.size;
+    pub(super) fn take_end(&mut self, index: usize, end: End) {
+        let End { size, proof, content } = end;
         let groups = end_groups(size);
-        let proof_len = proof_len(size, std::slice::from_ref(&groups));
-        let (proof, content) = (end.bytes.slice(..proof_len), end.bytes.slice(proof_len..));
-        let proof = Proof::verify(&self.hash, size, std::slice::from_ref(&groups), proof.to_vec());
+        let sent = (proof.len() + content.len()) as u64;
+        let proof = Proof::verify(&self.hash, size, std::slice::from_ref(&groups), proof);
         let checked = |proof: Proof| proof.check_groups(groups.start, &content).map(|()| proof);
         let proof = match proof.and_then(checked) {
             Ok(proof) => proof,
@@ -66,7 +66,7 @@ impl Actor {
         };
         let len = content.len() as u64;
         self.shared.metrics.fetched_bytes.add(len);
-        self.shared.metrics.fetched_wire_bytes.add(end.bytes.len() as u64);
+        self.shared.metrics.fetched_wire_bytes.add(sent);
         self.shared.metrics.came_with_answer.inc();
         self.shared.holders.peers()[index].note_content(len);
         if self.size.is_some() {
@@ -75,21 +75,19 @@ impl Actor {
             return;
         }
         self.shared.remember_size(self.hash, size);
-        let content = match self.shared.budget.try_buffer(content.len()) {
-            Some(mut buffer) => {
-                buffer.copy_from_slice(&content);
-                let content = buffer.freeze();
-                self.shared.recent.insert(self.hash, groups.start, content.clone());
-                content
-            }
-            // What is remembered is paid for; this is gone once it is written.
-            None => content,
-        };
+        self.shared.recent.insert(self.hash, groups.start, content.clone());
         self.note_size(size);
         self.waiters.deliver(groups.start, &content, self.patience.surveys_begun);
         self.ahead.remove(groups.clone());
         self.landing.insert(groups.clone());
         self.patience.renew();
-        store_behind(&self.shared, self.hash, Arc::new(proof), vec![(groups.start, content)], &self.outlet, None);
+        let Outlet { turn, events } = self.outlet.clone();
+        let (hash, first) = (self.hash, groups.start);
+        match turn.try_lock_owned() {
+            Ok(turn) if !self.shared.store.may_be_in_place(&hash) => {
+                write_soon(&self.shared, WholeWrite { hash, first, content, proof, turn, events });
+            }
+            _ => store_behind(&self.shared, hash, Arc::new(proof), vec![(first, content)], &self.outlet, None),
+        }
     }
 }

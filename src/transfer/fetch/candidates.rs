@@ -121,7 +121,6 @@ impl Candidates {
     /// Takes note of what a survey found of a blob of `groups` groups, if that is known.
     pub fn note(&mut self, holders: &Holders, finding: Finding, groups: Option<u64>) {
         let finding = match finding {
-            Finding::WithEnd(index, _) => Finding::Has(index, HaveAnswer::Complete),
             // What lies behind the end is nobody's.
             Finding::Has(index, HaveAnswer::Partial { ranges }) if !ranges.is_empty() => {
                 let end = groups.unwrap_or(u64::MAX);

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::actor::group_total;
 use super::waiters::slice_of_groups;
+use crate::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::holders::Peer;
 use crate::ids::{ContentHash, PeerId, Priority};
-use crate::transfer::buffers::{BUDGET_LEN, SEGMENT_LEN};
 use crate::transfer::engine::Shared;
 use crate::transfer::exchange::{Ask, Exchange, ExchangeError, Sink};
 use crate::transfer::recent::RECENT_LEN;
@@ -283,7 +283,7 @@ impl Drop for Delivery {
 }
 
 /// Writes those of the groups that the store has not got.
-fn write(shared: &Shared, hash: ContentHash, segments: &[(u64, Bytes)], proof: &Proof) {
+pub(super) fn write(shared: &Shared, hash: ContentHash, segments: &[(u64, Bytes)], proof: &Proof) {
     let written = shared.store.create_partial(hash, proof.size()).and_then(|blob| {
         let was_complete = blob.is_complete();
         for (first, bytes) in segments {

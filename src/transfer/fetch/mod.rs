@@ -11,6 +11,7 @@
 //! * `waiters`: who waits for which groups.
 //! * `candidates`: who may be asked, and what those who may not be had to say.
 //! * `flight`: one exchange under way, and where its bytes go.
+//! * `answered`, `whole_writes`: what came with the answer to the question who has it, without an exchange.
 
 mod actor;
 mod answered;
@@ -20,7 +21,9 @@ mod patience;
 mod plan;
 mod swarm;
 mod waiters;
+mod whole_writes;
 
 pub use actor::{Command, spawn};
 pub(super) use flight::MAX_UNWRITTEN;
 pub use waiters::{Destination, Filled};
+pub(super) use whole_writes::WholeWrites;

@@ -336,7 +336,12 @@ mod tests {
     /// How long a peer may bring nothing whose answers took so many milliseconds.
     fn stall_after(round_trips: &[u64]) -> u128 {
         let dialer = MemoryNetwork::new().dialer(PeerId::from_bytes([1; 32]));
-        let holders = Holders::new(vec!["peer:7117".parse().unwrap()], Arc::new(dialer), Arc::default());
+        let holders = Holders::new(
+            vec!["peer:7117".parse().unwrap()],
+            Arc::new(dialer),
+            crate::buffers::BufferBudget::new(Arc::default()),
+            Arc::default(),
+        );
         let peer = &holders.peers()[0];
         round_trips.iter().for_each(|ms| peer.note_round_trip(Duration::from_millis(*ms)));
         stall_of(peer).as_millis()

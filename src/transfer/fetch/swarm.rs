@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::actor::Actor;
 use super::waiters::Waiter;
+use crate::buffers::SEGMENT_LEN;
 use crate::ids::{PeerId, Priority};
-use crate::transfer::buffers::SEGMENT_LEN;
 use crate::verify::GROUP_LEN;
 
 /// Groups of a piece: pieces are cut at multiples of this. Four segments, as many as are written at a time.

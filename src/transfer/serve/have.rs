@@ -10,9 +10,9 @@ use tokio::time::timeout;
 use super::answer::in_time;
 use super::turns::Turn;
 use super::{ServeError, Server, send};
+use crate::buffers::Buffer;
 use crate::ids::{ContentHash, LaneBinding, PeerId, Priority, TransferId};
 use crate::store::{Blob, StoreError};
-use crate::transfer::buffers::Buffer;
 use crate::transport::BoxLane;
 use crate::verify::{GROUP_LEN, bytes_of};
 use crate::wire::{

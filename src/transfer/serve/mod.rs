@@ -23,7 +23,7 @@ use self::lanes::Lanes;
 use self::sending::Sending;
 use self::turns::Turns;
 use super::TransferStatus;
-use super::buffers::{BufferBudget, SEGMENT_LEN};
+use crate::buffers::{BufferBudget, SEGMENT_LEN};
 use crate::holders::{FAR_BULK_LANES, FAR_SMALL_LANES};
 use crate::ids::{ContentHash, PeerId, TransferId};
 use crate::metrics::Metrics;

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use super::MAX_LANES;
 use super::turns::Turn;
+use crate::buffers::SEGMENT_LEN;
 use crate::ids::TransferId;
-use crate::transfer::buffers::SEGMENT_LEN;
 
 /// Bytes that a requester may send in one round.
 const REQUESTER_QUANTUM: i64 = SEGMENT_LEN as i64;

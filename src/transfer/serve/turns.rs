@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::rounds::{Queue, Rounds, Waiting};
+use crate::buffers::SEGMENT_LEN;
 use crate::ids::{PeerId, TransferId};
-use crate::transfer::buffers::SEGMENT_LEN;
 use crate::verify::GROUP_LEN;
 
 /// Slots, if the processor has no more cores than that.

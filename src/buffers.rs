@@ -29,7 +29,7 @@ const _: () = assert!(SEGMENT_LEN.is_multiple_of(UNIT_LEN) && BUDGET_LEN.is_mult
 
 /// Bytes of the budget that a buffer of `len` bytes takes: whole units, and a whole segment from
 /// where a pooled buffer is used.
-pub(super) const fn charge_len(len: usize) -> usize {
+pub(crate) const fn charge_len(len: usize) -> usize {
     if len > SEGMENT_LEN / 2 {
         SEGMENT_LEN
     } else if len == 0 {
@@ -63,12 +63,6 @@ impl BufferBudget {
         assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
         let permit = self.0.permits.acquire(charge_len(len) / UNIT_LEN, priority).await;
         self.paid(len, permit)
-    }
-
-    /// The same if it need not be waited for.
-    pub fn try_buffer(&self, len: usize) -> Option<Buffer> {
-        assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
-        Some(self.paid(len, self.0.permits.try_acquire(charge_len(len) / UNIT_LEN)?))
     }
 
     fn paid(&self, len: usize, permit: Permit) -> Buffer {
