@@ -73,7 +73,8 @@ pub(super) struct State {
     /// The groups of an incomplete blob that were written to these files by this handle, and so verified.
     pub fresh: RangeSet<u64>,
     /// The stamp that the last write has left an incomplete content file with, while nobody writes: if it has another
-    /// when the next one begins, others have altered it, and nothing of it is fresh any more.
+    /// when the next one begins, others have altered it, and nothing of it is fresh any more. What they alter while this
+    /// store writes is not told from that.
     pub written: Option<Stamp>,
     /// Groups of an incomplete blob that a write has failed at, and may have left something of.
     pub torn: RangeSet<u64>,
