@@ -21,8 +21,8 @@
 //! holders     who has it: peers, scores, have-queries
 //! transport   authenticated lanes: TCP + TLS 1.3 with raw public keys
 //! wire        frames: numbers, sizes, limits; no I/O
-//! buffers     the memory that content in flight may take: one budget
 //! store       bytes on disk, index, quota, eviction, crash order
+//! buffers     the memory that content in flight may take: one budget
 //! verify      BLAKE3 tree proofs; pure
 //! metrics     every metric: name, unit
 //! permits     a counted resource that goes to the most urgent first

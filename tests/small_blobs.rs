@@ -60,7 +60,7 @@ async fn many_asked_for_at_once_come_with_few_answers() {
     let blobs: Vec<_> = (0..COUNT as u64).map(|seed| content(seed, 1000)).collect();
     let hashes: Vec<_> = blobs.iter().map(|bytes| holder.hold(bytes)).collect();
     let mut reads = tokio::task::JoinSet::new();
-    for (hash, bytes) in hashes.into_iter().zip(blobs) {
+    for (hash, bytes) in hashes.iter().copied().zip(blobs) {
         let engine = node.engine.clone();
         reads.spawn(async move {
             let size = engine.size(hash).await.unwrap();
@@ -72,6 +72,8 @@ async fn many_asked_for_at_once_come_with_few_answers() {
     assert!(node.metrics.have_queries.get() < COUNT as u64 / 2, "{} messages", node.metrics.have_queries.get());
     // Of those in one message, no more come along than fit.
     assert!(node.metrics.came_with_answer.get() >= (MAX_HAVE_CONTENT / 1000) as u64);
+    node.engine.land(None).await;
+    assert!(hashes.iter().all(|hash| node.engine.state(hash) == BlobState::Complete), "each is in the store");
     node.assert_at_rest().await;
 }
 
@@ -281,7 +283,7 @@ async fn what_comes_with_answers_takes_memory_of_the_budget() {
     let hash = holder.hold(&bytes);
     let mut held = all_memory_of(&node).await;
     let mut size = Box::pin(node.engine.size(hash));
-    assert!(timeout(Duration::from_millis(500), &mut size).await.is_err(), "there is no memory for it");
+    assert!(timeout(Duration::from_millis(150), &mut size).await.is_err(), "there is no memory for it");
     held.pop();
     assert_eq!(size.await.unwrap(), 40_000);
     assert_eq!(node.metrics.came_with_answer.get(), 1);
@@ -301,6 +303,12 @@ async fn without_memory_for_what_comes_with_an_answer_the_answer_counts() {
     let mut findings = node.holders.survey(hash, Some(0));
     assert!(matches!(findings.recv().await, Some(Finding::Has(0, HaveAnswer::Complete))));
     drop(held);
+    // What came was not taken for something else, nor the lane given up.
+    network.set_fault(node_id(1), Fault::Refuse);
+    let other = holder.hold(&content(2, 40_000));
+    let mut findings = node.holders.survey(other, Some(0));
+    assert!(matches!(findings.recv().await, Some(Finding::WithEnd(0, end)) if end.size == 40_000));
+    network.set_fault(node_id(1), Fault::None);
     assert!(node.read(hash, 1 << 20).await.unwrap() == bytes);
     node.assert_at_rest().await;
 }

@@ -45,6 +45,9 @@ const MIN_MEASURED: Duration = Duration::from_millis(20);
 /// How long before [`ANSWER_DEADLINE`] what goes with an answer is given up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
+/// Bytes that are read at a time where there is no memory for them.
+const DISCARD_LEN: usize = 1024;
+
 /// Bytes a second below which a peer is not asked to send anything with its answers: they might be late.
 const MIN_CONTENT_RATE: f64 = 4.0 * MAX_HAVE_CONTENT as f64;
 
@@ -348,19 +351,26 @@ async fn pass_on(
             // Who asked is to hear at least that the peer has it, in time.
             let deadline = deadline.min(question.added + ANSWER_DEADLINE - ANSWER_MARGIN);
             let (proof_len, len) = end_lens(size);
-            if let Ok(mut content) = timeout_at(deadline, budget.buffer(len, Priority::Foreground)).await {
-                let (start, mut proof) = (Instant::now(), vec![0; proof_len]);
-                let mut come = read_content(open.io(), &mut proof, patience, deadline).await;
-                if come == proof_len {
-                    come += read_content(open.io(), &mut content, patience, deadline).await;
-                }
-                let elapsed = start.elapsed();
-                if come > 0 && elapsed >= MIN_MEASURED {
-                    peer.note_rate(come as u64, elapsed);
-                }
-                end = (come == proof_len + len).then(|| End { size, proof, content: content.freeze() });
+            let asked = Instant::now();
+            let memory = timeout_at(deadline.min(asked + patience), budget.buffer(len, Priority::Foreground)).await;
+            let (start, mut proof) = (Instant::now(), vec![0; proof_len]);
+            let mut come = read_content(open.io(), &mut proof, patience, deadline).await;
+            if come == proof_len {
+                come += match memory {
+                    Ok(mut content) => {
+                        let content_come = read_content(open.io(), &mut content, patience, deadline).await;
+                        end = (content_come == len).then(|| End { size, proof, content: content.freeze() });
+                        content_come
+                    }
+                    Err(_) => discard(open.io(), len, patience, deadline).await,
+                };
             }
-            if end.is_none() {
+            let elapsed = start.elapsed();
+            // While memory was waited for, some of it may have come already.
+            if come > 0 && elapsed >= MIN_MEASURED && start - asked < MIN_MEASURED {
+                peer.note_rate(come as u64, elapsed);
+            }
+            if come < proof_len + len {
                 // What is still to come would be taken for something else.
                 lane = None;
             }
@@ -379,6 +389,20 @@ async fn read_content(lane: &mut BoxLane, bytes: &mut [u8], patience: Duration, 
     while come < bytes.len() {
         match timeout_at(deadline.min(Instant::now() + patience), lane.read(&mut bytes[come..])).await {
             Ok(Ok(more @ 1..)) => come += more,
+            _ => break,
+        }
+    }
+    come
+}
+
+/// Reads `len` bytes that there is no memory for, as [`read_content`] does.
+async fn discard(lane: &mut BoxLane, len: usize, patience: Duration, deadline: Instant) -> usize {
+    let mut scratch = [0; DISCARD_LEN];
+    let mut come = 0;
+    while come < len {
+        let part = &mut scratch[..DISCARD_LEN.min(len - come)];
+        match read_content(lane, part, patience, deadline).await {
+            some if some == part.len() => come += some,
             _ => break,
         }
     }

@@ -74,7 +74,8 @@ pub(super) struct State {
     pub fresh: RangeSet<u64>,
     /// The stamp that the last write has left an incomplete content file with, while nobody writes: if it has another
     /// when the next one begins, others have altered it, and nothing of it is fresh any more. What they alter while this
-    /// store writes is not told from that.
+    /// store writes is not told from that, nor is what they alter at once, where the times of files advance only with the
+    /// kernel's tick (before Linux 6.13).
     pub written: Option<Stamp>,
     /// Groups of an incomplete blob that a write has failed at, and may have left something of.
     pub torn: RangeSet<u64>,

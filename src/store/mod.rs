@@ -101,6 +101,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use blob::{Blob, WholeFile};
 pub use blocking::MAX_IN_PLACE_THREADS;
@@ -209,6 +210,11 @@ impl Store {
     /// is held, nothing is made on disk before the first write.
     pub fn create_partial(&self, hash: ContentHash, size: u64) -> Result<Arc<Blob>, StoreError> {
         self.shared.create_partial(hash, size)
+    }
+
+    /// Whether all of its files are counted: until then whoever writes waits for that, and is refused after a while.
+    pub fn is_counted(&self) -> bool {
+        self.shared.recovery.wait_until_counted(Duration::ZERO)
     }
 
     /// What is known of `hash`; opens no file. A blob of which only the size is known has no held bytes.

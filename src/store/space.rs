@@ -159,8 +159,9 @@ impl Space {
     /// Takes note of what files on their way in take now.
     pub fn set_staged(&self, staged: StagedRoom) {
         self.set(&self.staged, staged.taken);
+        let mut spare = self.spare.lock();
         self.unwritten.store(staged.unwritten, Ordering::Relaxed);
-        self.spare.lock().0 = 0;
+        spare.0 = 0;
     }
 
     fn set(&self, part: &AtomicU64, bytes: u64) {
@@ -225,17 +226,16 @@ impl Space {
         if self.keep_free == 0 {
             return 0;
         }
-        {
-            let mut spare = self.spare.lock();
-            if spare.0 > bytes && Instant::now() < spare.1 {
-                spare.0 -= bytes;
-                return 0;
-            }
+        // Held for as long as the file system takes to tell: it must not be about what was reserved meanwhile.
+        let mut spare = self.spare.lock();
+        if spare.0 > bytes && Instant::now() < spare.1 {
+            spare.0 -= bytes;
+            return 0;
         }
         // A file system that does not tell its space is written to until it refuses.
         let Some(free) = self.free_on_disk() else { return 0 };
         let wanted = self.keep_free.saturating_add(bytes);
-        *self.spare.lock() = (free.saturating_sub(wanted.saturating_add(FREE_MARGIN)), Instant::now() + FREE_AGE);
+        *spare = (free.saturating_sub(wanted.saturating_add(FREE_MARGIN)), Instant::now() + FREE_AGE);
         wanted.saturating_sub(free)
     }
 
@@ -352,8 +352,26 @@ mod tests {
         assert!(space.disk_shortfall(2 * free) > 0);
         // Nor once files on their way in want it.
         assert_eq!(space.disk_shortfall(1), 0);
-        space.set_staged(StagedRoom { taken: free, unwritten: free });
+        space.set_staged(StagedRoom { taken: 0, unwritten: u64::MAX / 2 });
         assert!(space.disk_shortfall(1) > 0);
+    }
+
+    #[test]
+    fn the_disk_is_not_asked_again_for_a_moment_while_far_more_is_free_than_is_wanted() {
+        let config = super::super::Config { dir: "/".into(), capacity: u64::MAX, keep_free: 1 << 20 };
+        let space = Space::new(&config.dir, &config, 0, 0, Arc::default());
+        let too_much = 2 * space.free_on_disk().unwrap();
+        let spare = |until: Instant| *space.spare.lock() = (2 * too_much + 1, until);
+        // Not what the disk would say: it is not asked, until that is used up,
+        spare(Instant::now() + FREE_AGE * 100);
+        assert_eq!([(); 3].map(|()| space.disk_shortfall(too_much) > 0), [false, false, true]);
+        // or too old.
+        spare(Instant::now());
+        assert!(space.disk_shortfall(too_much) > 0);
+        // What others may write meanwhile is not spare.
+        let free = space.free_on_disk().unwrap();
+        assert_eq!(space.disk_shortfall(1), 0);
+        assert!(space.spare.lock().0 <= free.saturating_sub(FREE_MARGIN / 2));
     }
 
     #[test]

@@ -222,7 +222,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 15))]
+        #![proptest_config(ProptestConfig::with_cases((ProptestConfig::default().cases / 15).max(1)))]
         #[test]
         fn outboards_of_any_size_are_those_of_bao_tree(size in 0..2_000_000usize) {
             assert_like_bao_tree(&content(size));

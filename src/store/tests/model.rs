@@ -31,7 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 10))]
+    #![proptest_config(ProptestConfig::with_cases((ProptestConfig::default().cases / 10).max(1)))]
 
     #[test]
     fn the_store_holds_what_was_written(steps in prop::collection::vec(step(), 1..25)) {
@@ -290,7 +290,7 @@ fn check_model(dir: &Path, users: &Path, store: &Store, samples: &[Sample], know
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 3))]
+    #![proptest_config(ProptestConfig::with_cases((ProptestConfig::default().cases / 3).max(1)))]
 
     #[test]
     fn under_a_cap_and_with_damage_all_that_is_claimed_is_right(trials in prop::collection::vec(trial(), 1..40)) {

@@ -83,8 +83,12 @@ impl Actor {
         self.patience.renew();
         let Outlet { turn, events } = self.outlet.clone();
         let (hash, first) = (self.hash, groups.start);
+        // A file of the user's may hang, what is here of a large blob may have to be looked at first, and before all files
+        // are counted a write waits for that.
+        let store = &self.shared.store;
+        let is_soon_done = size <= MAX_WHOLE_END_LEN && store.is_counted() && !store.may_be_in_place(&hash);
         match turn.try_lock_owned() {
-            Ok(turn) if !self.shared.store.may_be_in_place(&hash) => {
+            Ok(turn) if is_soon_done => {
                 write_soon(&self.shared, WholeWrite { hash, first, content, proof, turn, events });
             }
             _ => store_behind(&self.shared, hash, Arc::new(proof), vec![(first, content)], &self.outlet, None),

@@ -14,7 +14,7 @@ use crate::transfer::engine::Shared;
 use crate::verify::{Proof, groups_from};
 
 /// How many are written before those who wait for them are told; more that wait have another thread write them, too.
-const MAX_TOGETHER: usize = 16;
+const MAX_TOGETHER: usize = 8;
 
 /// Threads that write such blobs at the same time: a file system that takes its time is given several things to do.
 const MAX_WRITERS: usize = 8;
@@ -29,8 +29,7 @@ struct Queue {
     writers: usize,
 }
 
-/// Verified groups to be written, of a blob that has nothing to do with a file of the user's: that might hang, and all that
-/// is written with it.
+/// Verified groups to be written, of which it is known that that takes but a moment: those who are written with it wait.
 pub(super) struct WholeWrite {
     pub hash: ContentHash,
     /// The first group.
