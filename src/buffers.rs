@@ -62,10 +62,6 @@ impl BufferBudget {
     pub async fn buffer(&self, len: usize, priority: Priority) -> Buffer {
         assert!(len <= SEGMENT_LEN, "a buffer holds at most one segment");
         let permit = self.0.permits.acquire(charge_len(len) / UNIT_LEN, priority).await;
-        self.paid(len, permit)
-    }
-
-    fn paid(&self, len: usize, permit: Permit) -> Buffer {
         self.0.metrics.budget_used_bytes.add((permit.count() * UNIT_LEN) as u64);
         let data = if len > SEGMENT_LEN / 2 {
             self.0.free.lock().pop().unwrap_or_else(|| vec![0; SEGMENT_LEN].into_boxed_slice())

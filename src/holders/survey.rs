@@ -350,27 +350,9 @@ async fn pass_on(
         if let Some(open) = &mut lane {
             // Who asked is to hear at least that the peer has it, in time.
             let deadline = deadline.min(question.added + ANSWER_DEADLINE - ANSWER_MARGIN);
-            let (proof_len, len) = end_lens(size);
-            let asked = Instant::now();
-            let memory = timeout_at(deadline.min(asked + patience), budget.buffer(len, Priority::Foreground)).await;
-            let (start, mut proof) = (Instant::now(), vec![0; proof_len]);
-            let mut come = read_content(open.io(), &mut proof, patience, deadline).await;
-            if come == proof_len {
-                come += match memory {
-                    Ok(mut content) => {
-                        let content_come = read_content(open.io(), &mut content, patience, deadline).await;
-                        end = (content_come == len).then(|| End { size, proof, content: content.freeze() });
-                        content_come
-                    }
-                    Err(_) => discard(open.io(), len, patience, deadline).await,
-                };
-            }
-            let elapsed = start.elapsed();
-            // While memory was waited for, some of it may have come already.
-            if come > 0 && elapsed >= MIN_MEASURED && start - asked < MIN_MEASURED {
-                peer.note_rate(come as u64, elapsed);
-            }
-            if come < proof_len + len {
+            let all_came;
+            (end, all_came) = read_end(peer, open.io(), size, budget, patience, deadline).await;
+            if !all_came {
                 // What is still to come would be taken for something else.
                 lane = None;
             }
@@ -380,6 +362,37 @@ async fn pass_on(
     if let Some(lane) = lane {
         lane.release();
     }
+}
+
+/// The end of a blob of `size` bytes, which comes next on `lane`, and whether all of it has come; there is none if it has
+/// not, and none either if there was no memory for it.
+async fn read_end(
+    peer: &Peer,
+    lane: &mut BoxLane,
+    size: u64,
+    budget: &BufferBudget,
+    patience: Duration,
+    deadline: Instant,
+) -> (Option<End>, bool) {
+    let (proof_len, len) = end_lens(size);
+    let asked = Instant::now();
+    let memory = timeout_at(deadline.min(asked + patience), budget.buffer(len, Priority::Foreground)).await;
+    let (start, mut proof) = (Instant::now(), vec![0; proof_len]);
+    let (mut come, mut content) = (read_content(lane, &mut proof, patience, deadline).await, memory.ok());
+    if come == proof_len {
+        come += match &mut content {
+            Some(content) => read_content(lane, content, patience, deadline).await,
+            None => discard(lane, len, patience, deadline).await,
+        };
+    }
+    let elapsed = start.elapsed();
+    // While memory was waited for, some of it may have come already.
+    if come > 0 && elapsed >= MIN_MEASURED && start - asked < MIN_MEASURED {
+        peer.note_rate(come as u64, elapsed);
+    }
+    let all_came = come == proof_len + len;
+    let end = content.filter(|_| all_came).map(|content| End { size, proof, content: content.freeze() });
+    (end, all_came)
 }
 
 /// Fills `bytes`, which are few, and tells how many have come: fewer if nothing comes of them for as long as `patience`,

@@ -424,11 +424,14 @@ impl Actor {
         let is_of = |awaited: &mut Awaited| finding.as_ref().is_none_or(|finding| finding.index() == awaited.index);
         self.patience.awaited.take_if(is_of);
         match finding {
-            Some(mut finding) => {
-                if let Finding::WithEnd(index, end) = finding {
-                    self.take_end(index, end);
-                    finding = Finding::Has(index, HaveAnswer::Complete);
-                }
+            Some(finding) => {
+                let finding = match finding {
+                    Finding::WithEnd(index, end) => {
+                        self.take_end(index, end);
+                        Finding::Has(index, HaveAnswer::Complete)
+                    }
+                    other => other,
+                };
                 self.candidates.note(&self.shared.holders, finding, self.size.map(group_count));
                 let flights = self.flights.values().map(|flight| flight.peer_index);
                 self.candidates.count_flights(flights);

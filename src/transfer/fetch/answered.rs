@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::actor::Actor;
-use super::flight::{Outlet, store_behind};
-use super::whole_writes::{WholeWrite, write_soon};
+use super::flight::{Outlet, Write, store_behind};
+use super::whole_writes::write_soon;
 use crate::holders::End;
 use crate::verify::Proof;
 use crate::wire::{MAX_WHOLE_END_LEN, end_groups};
@@ -82,16 +82,16 @@ impl Actor {
         self.landing.insert(groups.clone());
         self.patience.renew();
         let Outlet { turn, events } = self.outlet.clone();
-        let (hash, first) = (self.hash, groups.start);
+        let (hash, proof, segments) = (self.hash, Arc::new(proof), vec![(groups.start, content)]);
         // A file of the user's may hang, what is here of a large blob may have to be looked at first, and before all files
         // are counted a write waits for that.
         let store = &self.shared.store;
         let is_soon_done = size <= MAX_WHOLE_END_LEN && store.is_counted() && !store.may_be_in_place(&hash);
         match turn.try_lock_owned() {
             Ok(turn) if is_soon_done => {
-                write_soon(&self.shared, WholeWrite { hash, first, content, proof, turn, events });
+                write_soon(&self.shared, Write { hash, proof, segments, turn, permit: None, events });
             }
-            _ => store_behind(&self.shared, hash, Arc::new(proof), vec![(first, content)], &self.outlet, None),
+            _ => store_behind(&self.shared, hash, proof, segments, &self.outlet, None),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -266,14 +266,40 @@ pub(super) fn store_behind(
     let shared = shared.clone();
     let Outlet { turn, events } = outlet.clone();
     tokio::spawn(async move {
-        let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
         // Writers of one file would only spin for its lock.
-        let turn = turn.lock().await;
-        let store = shared.store.clone();
-        let _ = store.blocking(&[hash], move || write(&shared, hash, &segments, &proof)).await;
+        let turn = turn.lock_owned().await;
+        write_each(&shared, &[hash], vec![Write { hash, proof, segments, turn, permit, events }]).await;
+    });
+}
+
+/// Verified segments to be written.
+pub(super) struct Write {
+    pub hash: ContentHash,
+    pub proof: Arc<Proof>,
+    pub segments: Vec<(u64, Bytes)>,
+    /// Nobody else writes to the blob.
+    pub turn: OwnedMutexGuard<()>,
+    /// Kept until it is written.
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// To the fetch task, which is told then.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// Has one thread carry `writes` out, one after the other; only those of `in_place` may have to do with files of users.
+pub(super) async fn write_each(shared: &Arc<Shared>, in_place: &[ContentHash], writes: Vec<Write>) {
+    let (mut work, mut told) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
+    for Write { hash, proof, segments, turn, permit, events } in writes {
+        let groups = segments.iter().map(|(first, bytes)| groups_from(*first, bytes.len())).collect();
+        told.push((turn, permit, events, groups));
+        work.push((hash, segments, proof));
+    }
+    let writing = shared.clone();
+    let carry_out = move || work.iter().for_each(|(hash, segments, proof)| write(&writing, *hash, segments, proof));
+    let _ = shared.store.blocking(in_place, carry_out).await;
+    for (turn, permit, events, groups) in told {
         drop((turn, permit));
         let _ = events.send(Event::Stored(groups)).await;
-    });
+    }
 }
 
 impl Drop for Delivery {
@@ -283,7 +309,7 @@ impl Drop for Delivery {
 }
 
 /// Writes those of the groups that the store has not got.
-pub(super) fn write(shared: &Shared, hash: ContentHash, segments: &[(u64, Bytes)], proof: &Proof) {
+fn write(shared: &Shared, hash: ContentHash, segments: &[(u64, Bytes)], proof: &Proof) {
     let written = shared.store.create_partial(hash, proof.size()).and_then(|blob| {
         let was_complete = blob.is_complete();
         for (first, bytes) in segments {
